@@ -1,0 +1,121 @@
+"""Language models through TransformerLens' bridge, and the activations of their sites."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dm_utils.profiles import Component, Profile
+from dm_utils.store import file_sha256
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+HOOKS: dict[Component, str] = {
+    "resid": "blocks.{layer}.hook_resid_post",
+    "mlp": "blocks.{layer}.hook_mlp_out",
+    "att": "blocks.{layer}.attn.hook_z",
+}
+
+
+def hook_name(component: Component, layer: int) -> str:
+    """The site of a component in TransformerLens' names."""
+    return HOOKS[component].format(layer=layer)
+
+
+def resolve_device(device: str) -> torch.device:
+    """CUDA where there is one, else Apple's MPS, else the CPU; or what was named."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def model_path(profile: Profile) -> str:
+    """The hub id or local folder that the profile's model loads from."""
+    if profile.model == "lab":
+        from dm_utils.lab import weights_path
+
+        return str(weights_path() / "model")
+    return str(Path(profile.model).expanduser()) if Path(profile.model).expanduser().is_dir() else profile.model
+
+
+def identity(profile: Profile) -> str:
+    """What tells this model from every other in a result's key: file digests, or hub id and revision."""
+    folder = Path(model_path(profile))
+    if folder.is_dir():
+        files = sorted(folder.glob("*.safetensors")) + [folder / "config.json"]
+        return " ".join(f"{path.name}:{file_sha256(path)}" for path in files)
+    return f"{profile.model}@{profile.model_revision or 'main'}"
+
+
+def load_tokenizer(profile: Profile) -> Any:
+    """The model's tokenizer, without the model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_path(profile), revision=profile.model_revision)
+
+
+def hook_width(profile: Profile, component: Component) -> int:
+    """Width of a site: d_model, or heads × d_head for attention outputs before their projection."""
+    if component != "att":
+        return profile.d_model
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model_path(profile), revision=profile.model_revision)
+    heads = config.num_attention_heads
+    return heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+
+
+def load_model(profile: Profile) -> TransformerBridge:
+    """Boot the profile's model in evaluation mode (hub id, local folder, or the lab's shipped weights)."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    with contextlib.redirect_stdout(io.StringIO()):  # the bridge announces itself on stdout
+        model = TransformerBridge.boot_transformers(
+            model_path(profile),
+            device=resolve_device(profile.device),
+            dtype=getattr(torch, profile.dtype),
+            revision=profile.model_revision,
+        )
+    model.eval()
+    if (model.cfg.n_layers, model.cfg.d_model) != (profile.n_layers, profile.d_model):
+        raise ValueError(
+            f"{profile.model} has {model.cfg.n_layers} layers of width {model.cfg.d_model}; "
+            f"the profile says {profile.n_layers} of width {profile.d_model}"
+        )
+    return model
+
+
+@torch.inference_mode()
+def activations(
+    model: TransformerBridge,
+    contexts: Int[Tensor, "context ctx_len"],
+    hook_names: Sequence[str],
+    batch: int = 16,
+) -> Iterator[dict[str, Float[Tensor, "context ctx_len d"]]]:
+    """Run the model as far as the last hook needs, yielding each batch's activations, heads flattened."""
+    last = max(int(name.split(".")[1]) for name in hook_names)
+    stop = last + 1 if last + 1 < model.cfg.n_layers else None
+    for start in range(0, len(contexts), batch):
+        kept: dict[str, Tensor] = {}
+
+        def keep(value: Tensor, hook: object, kept: dict[str, Tensor] = kept) -> None:
+            kept[hook.name] = value.detach().flatten(2)  # type: ignore[attr-defined]
+
+        tokens = contexts[start : start + batch].to(model.cfg.device)
+        model.run_with_hooks(
+            tokens, return_type=None, stop_at_layer=stop, fwd_hooks=[(name, keep) for name in hook_names]
+        )
+        missing = set(hook_names) - kept.keys()
+        if missing:
+            raise ValueError(f"the model has no hook {', '.join(sorted(missing))}")
+        yield kept

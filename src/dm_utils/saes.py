@@ -1,0 +1,195 @@
+"""Sparse autoencoders: which there are, how one is loaded, and its sparse encode and decode."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dm_utils.models import HOOKS
+from dm_utils.profiles import Component, ParameterError, Profile
+from dm_utils.store import file_sha256
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+
+@dataclass(frozen=True)
+class SaeRef:
+    """One SAE that a profile can study: where it is, where it sits, and its label's width and L0."""
+
+    release: str
+    id: str
+    component: Component
+    layer: int
+    architecture: str
+    d_sae: int
+    l0: float
+    revision: str = ""
+
+    @property
+    def hook_name(self) -> str:
+        """The site in TransformerLens' names."""
+        return HOOKS[self.component].format(layer=self.layer)
+
+    def key(self) -> dict[str, Any]:
+        """What identifies the SAE in a result's key."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Sparse latents of a block of tokens: token t owns entries offsets[t] … offsets[t + 1] − 1."""
+
+    indices: Int[Tensor, " active"]
+    values: Float[Tensor, " active"]
+    offsets: Int[Tensor, " token"]
+
+    @property
+    def l0(self) -> Int[Tensor, " token"]:
+        """Active latents of each token, ‖hidden(x)‖₀."""
+        end = torch.tensor([len(self.indices)], device=self.offsets.device)
+        return torch.diff(torch.cat([self.offsets, end]))
+
+
+def catalog(profile: Profile, component: Component = "resid") -> list[SaeRef]:
+    """Every SAE of a component that the profile names, sorted by layer, architecture, width and L0."""
+    found: list[SaeRef] = []
+    for release in profile.releases.get(component, ()):
+        found += [ref for ref in release_catalog(release) if ref.component == component]
+    if not found:
+        raise ParameterError(
+            f"the profile {profile.name!r} names no SAEs for component {component!r}; "
+            f"it has {', '.join(profile.releases)}"
+        )
+    return sorted(found, key=lambda ref: (ref.layer, ref.architecture, ref.d_sae, ref.l0, ref.id))
+
+
+@cache
+def release_catalog(release: str) -> tuple[SaeRef, ...]:
+    """The SAEs of the lab's suite, of a local folder of SAELens folders, or of a SAELens release."""
+    if release == "lab":
+        from dm_utils.lab import weights_path
+
+        return folder_catalog(weights_path() / "saes", "lab")
+    if Path(release).expanduser().is_dir():
+        return folder_catalog(Path(release).expanduser(), release)
+    from dm_utils.releases import registry_catalog
+
+    return registry_catalog(release)
+
+
+def folder_catalog(folder: Path, release: str) -> tuple[SaeRef, ...]:
+    """Read `cfg.json` of every SAELens SAE folder in `folder` (or of `folder` itself)."""
+    configs = sorted(folder.glob("*/cfg.json")) or sorted(folder.glob("cfg.json"))
+    if not configs:
+        raise ParameterError(f"{folder} holds no SAE: expected cfg.json and sae_weights.safetensors, or folders of them")
+    return tuple(_folder_ref(path, release) for path in configs)
+
+
+def _folder_ref(path: Path, release: str) -> SaeRef:
+    config = json.loads(path.read_text())
+    hook = config.get("metadata", {}).get("hook_name") or config.get("hook_name") or ""
+    sites = {kind: template.split("{layer}.")[1] for kind, template in HOOKS.items()}
+    component = next((kind for kind, tail in sites.items() if hook.endswith(tail)), None)
+    if component is None:
+        raise ParameterError(
+            f"{path.parent} sits at {hook or 'no named hook'!r}; "
+            f"the sites studied here are {', '.join(t.format(layer='L') for t in HOOKS.values())}"
+        )
+    weights = path.parent / "sae_weights.safetensors"
+    return SaeRef(
+        release=release,
+        id=path.parent.name,
+        component=component,
+        layer=int(hook.split(".")[1]),
+        architecture=config["architecture"],
+        d_sae=config["d_sae"],
+        l0=float(config.get("metadata", {}).get("l0") or config.get("k") or 0),
+        revision=file_sha256(weights)[:16] if weights.exists() else "missing",
+    )
+
+
+def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> SAE[Any]:
+    """Load an SAE for inference in float32, on flat activations [token, d]."""
+    from sae_lens import SAE
+
+    if ref.release == "lab":
+        from dm_utils.lab import weights_path
+
+        sae = SAE.load_from_disk(weights_path() / "saes" / ref.id, device=str(device), dtype="float32")
+    elif (folder := Path(ref.release).expanduser()).is_dir():
+        path = folder / ref.id if (folder / ref.id).is_dir() else folder
+        sae = SAE.load_from_disk(path, device=str(device), dtype="float32")
+    else:
+        sae = SAE.from_pretrained(ref.release, ref.id, device=str(device), dtype="float32")
+    if sae.hook_z_reshaping_mode:
+        sae.turn_off_forward_pass_hook_z_reshaping()
+    return sae.eval().requires_grad_(False)
+
+
+def nearest_l0(refs: Sequence[SaeRef], near_l0: float) -> list[SaeRef]:
+    """The paper's selection: for each layer, component, architecture and width, the SAE with the nearest L0."""
+    best: dict[tuple[Any, ...], SaeRef] = {}
+    for ref in refs:
+        group = (ref.component, ref.layer, ref.architecture, ref.d_sae)
+        if group not in best or abs(ref.l0 - near_l0) < abs(best[group].l0 - near_l0):
+            best[group] = ref
+    return list(best.values())
+
+
+def sparse_decode_applies(sae: SAE[Any]) -> bool:
+    """Whether Sae(x) is W_dec · hidden(x) + b_dec (Eq. 2) with nothing after it."""
+    return sae.cfg.architecture() in {"topk", "jumprelu", "standard", "gated"} and (
+        sae.cfg.normalize_activations in {"none", "expected_average_only_in"}
+    )
+
+
+@torch.inference_mode()
+def codes(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Codes:
+    """Encode a block and keep the active latents (Eqs. 1, 6, 8)."""
+    if sae.cfg.architecture() == "topk":
+        return _topk_codes(sae, x)
+    hidden = sae.encode(x)
+    active = hidden.nonzero(as_tuple=True)
+    return _ragged(active[0], active[1], hidden[active], len(x))
+
+
+def _topk_codes(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Codes:
+    """TopK without the dense [token, d_sae] result that `sae.encode` scatters into."""
+    hidden = torch.addmm(sae.b_enc, sae.process_sae_in(x), sae.W_enc)
+    if sae.cfg.rescale_acts_by_decoder_norm:
+        hidden *= sae.W_dec.norm(dim=-1)
+    values, indices = torch.topk(hidden, sae.cfg.k, dim=-1, sorted=False)
+    active = (values > 0).nonzero(as_tuple=True)
+    return _ragged(active[0], indices[active], values[active], len(x))
+
+
+def _ragged(token: Tensor, indices: Tensor, values: Tensor, n_tokens: int) -> Codes:
+    counts = torch.bincount(token, minlength=n_tokens)
+    return Codes(indices, values, torch.cumsum(counts, 0) - counts)
+
+
+@torch.inference_mode()
+def decode(sae: SAE[Any], code: Codes) -> Float[Tensor, "token d"]:
+    """Sae(x) = W_dec · hidden(x) + b_dec (Eq. 2), reading only the active rows of W_dec."""
+    values = code.values
+    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+        values = values / sae.W_dec.norm(dim=-1)[code.indices]
+    total = F.embedding_bag(code.indices, sae.W_dec, code.offsets, mode="sum", per_sample_weights=values)
+    return total + sae.b_dec
+
+
+@torch.inference_mode()
+def reconstruct(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
+    """Sae(x) of a block: sparse decode where it applies, the SAE's own decode otherwise."""
+    x = x.to(sae.W_dec.dtype)
+    return decode(sae, codes(sae, x)) if sparse_decode_applies(sae) else sae.decode(sae.encode(x))

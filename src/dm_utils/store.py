@@ -1,0 +1,156 @@
+"""Results on disk: content-keyed, atomic, without pickle.
+
+An entry is a folder-less pair of files, `<kind>/<key>.json` and, where there are arrays, `<kind>/<key>.safetensors`.
+The key hashes everything that determines the result. A write goes to a temporary file in the same folder and is
+moved into place; the JSON, which carries the checksum of the arrays, is moved last, so a killed run or a second
+writer never leaves half an entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+log = logging.getLogger("dm_utils")
+
+Arrays = dict[str, np.ndarray]
+
+
+class CorruptEntry(ValueError):
+    """An entry is truncated, altered or unreadable."""
+
+
+def content_key(parts: Mapping[str, Any]) -> str:
+    """Hash the JSON of `parts`, keys sorted. Floats keep their repr; a value JSON cannot hold is a TypeError."""
+    text = json.dumps(parts, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file, read in 1 MiB pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write to a temporary file beside `path`, then move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class Store:
+    """A folder of results. Default: `$DM_STORE`, else the user's cache folder."""
+
+    def __init__(self, root: str | Path | None = None):
+        self.root = Path(root or os.environ.get("DM_STORE") or platformdirs.user_cache_dir("dark-matter-book"))
+
+    def path(self, kind: str, key: Mapping[str, Any], suffix: str = "json") -> Path:
+        """Where the entry of this kind and key lives."""
+        return self.root / kind / f"{content_key(key)}.{suffix}"
+
+    def save(self, kind: str, key: Mapping[str, Any], data: Any, arrays: Arrays | None = None) -> None:
+        """Write `data` (JSON; NaN refused) and `arrays`; the last writer of equal keys wins."""
+        entry: dict[str, Any] = {"key": dict(key), "data": data, "arrays": None}
+        if arrays is not None:
+            from safetensors.numpy import save
+
+            blob = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+            entry["arrays"] = hashlib.sha256(blob).hexdigest()
+            write_atomic(self.path(kind, key, f"{entry['arrays'][:16]}.safetensors"), blob)
+        entry["data_sha256"] = content_key({"data": data})
+        write_atomic(self.path(kind, key), json.dumps(entry, allow_nan=False).encode())
+
+    def load(self, kind: str, key: Mapping[str, Any]) -> tuple[Any, Arrays] | None:
+        """The entry, or None when there is none. Raises CorruptEntry when it fails its checksum."""
+        path = self.path(kind, key)
+        try:
+            entry = json.loads(path.read_bytes())
+            data, digest = entry["data"], entry["arrays"]
+            intact = entry["data_sha256"] == content_key({"data": data})
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptEntry(f"{path} is not a result file: {error}") from error
+        if not intact:
+            raise CorruptEntry(f"{path} was altered after it was written")
+        return data, {} if digest is None else self._arrays(kind, key, digest)
+
+    def _arrays(self, kind: str, key: Mapping[str, Any], digest: str) -> Arrays:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        path = self.path(kind, key, f"{digest[:16]}.safetensors")
+        try:
+            blob = path.read_bytes()
+            if hashlib.sha256(blob).hexdigest() != digest:
+                raise CorruptEntry(f"{path} does not match its checksum: it is truncated or altered")
+            return load(blob)
+        except FileNotFoundError as error:
+            raise CorruptEntry(f"{path} is missing") from error
+        except SafetensorError as error:
+            raise CorruptEntry(f"{path} is not a safetensors file: {error}") from error
+
+    def get_or_map(
+        self, kind: str, key: Mapping[str, Any], shape: tuple[int, ...], fill: Callable[[np.ndarray], None]
+    ) -> np.ndarray:
+        """A float32 array too large to copy: memory-mapped from one file, filled in place the first time.
+
+        `fill` receives the writable array. The file is moved into place when it is complete; its checksum is
+        verified whenever it is opened, and a corrupt file is reported and filled again.
+        """
+        path = self.path(kind, key, "f32")
+        try:
+            found = self.load(kind, key)
+            if found is not None and path.exists() and file_sha256(path) == found[0]["sha256"]:
+                return np.memmap(path, dtype=np.float32, mode="c", shape=shape)
+            if found is not None:
+                log.warning("%s does not match its checksum. It is recomputed.", path)
+        except CorruptEntry as error:
+            log.warning("%s. It is recomputed.", error)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            array = np.memmap(temporary, dtype=np.float32, mode="w+", shape=shape)
+            fill(array)
+            array.flush()
+            digest = file_sha256(Path(temporary))
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        self.save(kind, key, {"sha256": digest, "shape": list(shape)})
+        return np.memmap(path, dtype=np.float32, mode="c", shape=shape)
+
+    def get_or_compute(
+        self, kind: str, key: Mapping[str, Any], compute: Callable[[], tuple[Any, Arrays | None]]
+    ) -> tuple[Any, Arrays]:
+        """Load an entry, or compute `(data, arrays)` and save it. A corrupt entry is reported and recomputed."""
+        try:
+            found = self.load(kind, key)
+        except CorruptEntry as error:
+            log.warning("%s. It is recomputed.", error)
+            found = None
+        if found is not None:
+            return found
+        data, arrays = compute()
+        self.save(kind, key, data, arrays)
+        return data, arrays or {}

@@ -1,0 +1,309 @@
+"""The one place where a profile's world meets the maths: sites, their SAEs, and results kept in the store."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dm_utils import corpus, models, saes
+from dm_utils.decomposition import SCALARS, Decomposer, Decomposition
+from dm_utils.profiles import Component, ParameterError, Profile, load_profile
+from dm_utils.regression import AffineMap, Design, Estimate, Split
+from dm_utils.saes import SaeRef
+from dm_utils.store import Arrays, Store, content_key, file_sha256
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+@dataclass(frozen=True)
+class Site:
+    """The kept activations of one hook: x float32 [token, d], and each token's context, position and id.
+
+    `design` holds the factorised moments that every SAE of the site shares.
+    """
+
+    hook_name: str
+    layer: int
+    component: Component
+    x: Float[Tensor, "token d"]
+    context: Int[Tensor, " token"]
+    position: Int[Tensor, " token"]
+    token_id: Int[Tensor, " token"]
+    split: Split
+    design: Design
+    decomposer: Decomposer
+    key: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Every vector of one SAE at one site, float32 [token, d], in memory at once (small studies)."""
+
+    x: Float[Tensor, "token d"]
+    sae_out: Float[Tensor, "token d"]
+    sae_error: Float[Tensor, "token d"]
+    linear_error: Float[Tensor, "token d"]
+    nonlinear_error: Float[Tensor, "token d"]
+
+
+class Study:
+    """A profile, its model and text, and the measurements made of its SAEs.
+
+    Nothing loads until it is needed; every measurement is kept in the store under a key that hashes all that
+    determines it.
+    """
+
+    def __init__(self, profile: Profile | str = "lab", store: Store | None = None):
+        self.profile = load_profile(profile) if isinstance(profile, str) else profile
+        self.store = store or Store()
+        self._sites: dict[tuple[int, Component], Site] = {}
+
+    # --- what there is -------------------------------------------------------------------------------------
+
+    def saes(
+        self,
+        *,
+        near_l0: float | None = None,
+        width: int | None = None,
+        layer: int | str | None = None,
+        component: Component = "resid",
+        architecture: str | None = None,
+    ) -> list[SaeRef]:
+        """The SAEs at a layer ("all" for every layer), filtered; with `near_l0`, the nearest L0 of each width."""
+        layer = self.profile.layer if layer is None else layer
+        found = saes.catalog(self.profile, component)
+        layers = sorted({ref.layer for ref in found})
+        if layer != "all" and layer not in layers:
+            raise ParameterError(
+                f"layer = {layer!r}: {self.profile.title} has {component} SAEs at layers {layers}, or 'all'"
+            )
+        found = [ref for ref in found if layer in ("all", ref.layer)]
+        found = self._filter(found, "architecture", architecture)
+        found = self._filter(found, "d_sae", width)
+        return saes.nearest_l0(found, near_l0) if near_l0 is not None else found
+
+    @staticmethod
+    def _filter(found: list[SaeRef], field: str, wanted: Any) -> list[SaeRef]:
+        if wanted is None:
+            return found
+        there = sorted({getattr(ref, field) for ref in found})
+        if wanted not in there:
+            raise ParameterError(f"{field} = {wanted!r}: the SAEs here have {', '.join(map(str, there))}")
+        return [ref for ref in found if getattr(ref, field) == wanted]
+
+    def sae(self, *, near_l0: float | None = None, width: int | None = None, **where: Any) -> SaeRef:
+        """The one SAE nearest to an L0 and a width (the profile's own, unless given)."""
+        wanted = width or self.profile.width
+        found = self.saes(near_l0=near_l0 or self.profile.near_l0, **where)
+        return min(found, key=lambda ref: (abs(math.log(ref.d_sae / wanted)), ref.architecture != found[-1].architecture))
+
+    @cached_property
+    def model(self) -> TransformerBridge:
+        """The language model, booted on first use."""
+        return models.load_model(self.profile)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return models.load_tokenizer(self.profile)
+
+    @cached_property
+    def contexts(self) -> Int[Tensor, "context ctx_len"]:
+        """The token contexts, BOS first."""
+        return corpus.contexts(self.profile, self.tokenizer)
+
+    def token_text(self, token_ids: Int[Tensor, " token"]) -> list[str]:
+        """The text of each token, as it stands in the context. It comes from the wild: escape it."""
+        return [self.tokenizer.decode([int(i)]) for i in token_ids]
+
+    def load_sae(self, ref: SaeRef) -> SAE[Any]:
+        """Load an SAE on the study's device, on flat activations."""
+        return saes.load_sae(ref, models.resolve_device(self.profile.device))
+
+    # --- activations ---------------------------------------------------------------------------------------
+
+    def site(self, layer: int | None = None, component: Component = "resid") -> Site:
+        """The activations of one site, from the store or from one run of the model."""
+        layer = self.profile.layer if layer is None else layer
+        if (layer, component) not in self._sites:
+            self.collect([(layer, component)])
+        return self._sites[layer, component]
+
+    def collect(self, wanted: Sequence[tuple[int, Component]]) -> None:
+        """Make several sites ready, running the model once for those that the store lacks."""
+        for layer, component in wanted:
+            if (layer, component) not in self._sites:
+                self._sites[layer, component] = self._open_site(layer, component)
+
+    def _site_key(self, layer: int, component: Component) -> dict[str, Any]:
+        p = self.profile
+        return {
+            "model": self._model_identity,
+            "tokens": hashlib.sha256(self.contexts.numpy().tobytes()).hexdigest(),
+            "hook_name": models.hook_name(component, layer),
+            "skip": p.skip,
+            "dtype": p.dtype,
+        }
+
+    @cached_property
+    def _model_identity(self) -> str:
+        return models.identity(self.profile)
+
+    def _open_site(self, layer: int, component: Component) -> Site:
+        p, hook = self.profile, models.hook_name(component, layer)
+        kept = torch.arange(p.skip, p.ctx_len - 1)
+        n_tokens = len(self.contexts) * len(kept)
+        key = self._site_key(layer, component)
+        width = models.hook_width(self.profile, component)
+
+        def fill(array: np.ndarray) -> None:
+            rows = 0
+            batches = models.activations(self.model, self.contexts, [hook], p.batch)
+            total = math.ceil(len(self.contexts) / p.batch)
+            for batch in tqdm(batches, total=total, desc=f"activations {hook}", unit="batch", leave=False):
+                values = batch[hook][:, kept].flatten(0, 1).float().cpu()
+                array[rows : rows + len(values)] = values.numpy()
+                rows += len(values)
+
+        x = torch.from_numpy(self.store.get_or_map("activations", key, (n_tokens, width), fill))
+        context = torch.arange(len(self.contexts)).repeat_interleave(len(kept))
+        split = Split.random(context, p.fit_fraction, p.seed, p.split_by)
+        device = models.resolve_device(p.device)
+        design = Design(x, split, block=p.block, device=device, name=hook)
+        return Site(
+            hook_name=hook,
+            layer=layer,
+            component=component,
+            x=x,
+            context=context,
+            position=kept.repeat(len(self.contexts)),
+            token_id=self.contexts[:, kept].flatten(),
+            split=split,
+            design=design,
+            decomposer=Decomposer(design, n_bootstrap=p.n_bootstrap, seed=p.seed),
+            key=content_key(key),
+        )
+
+    # --- measurements --------------------------------------------------------------------------------------
+
+    def measure(self, refs: Sequence[SaeRef]) -> pd.DataFrame:
+        """One row per SAE: what it is, its measured L0 and dead latents, and each metric with its interval."""
+        rows = [self._result(ref)[0] for ref in tqdm(refs, desc="SAEs", unit="SAE", leave=False)]
+        return pd.DataFrame([self._row(ref, row) for ref, row in zip(refs, rows, strict=True)])
+
+    def token_scalars(self, ref: SaeRef) -> dict[str, np.ndarray]:
+        """Per-token float32 scalars of an SAE: the squared norms of x, Sae(x) and the error's parts, and L0."""
+        return self._result(ref)[1]
+
+    def error_map(self, ref: SaeRef) -> AffineMap:
+        """LinearError of an SAE as an affine map of x (Eq. 14)."""
+
+        def compute() -> tuple[Any, Arrays]:
+            fitted = self._decompose(ref)[0].error_map
+            return None, {"coef": fitted.coef.float().numpy(), "intercept": fitted.intercept.float().numpy()}
+
+        arrays = self.store.get_or_compute("error_map", self.result_key(ref), compute)[1]
+        return AffineMap(torch.from_numpy(arrays["coef"]), torch.from_numpy(arrays["intercept"]))
+
+    def reconstructions(self, ref: SaeRef) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Walk through (rows, x, Sae(x)) of an SAE's site, a block at a time."""
+        sae, site = self.load_sae(ref), self.site(ref.layer, ref.component)
+        for rows, x in site.design.blocks():
+            yield rows, x, saes.reconstruct(sae, x)
+
+    def parts(self, ref: SaeRef) -> Parts:
+        """Every vector of an SAE at once; five arrays of tokens × d, so for small studies."""
+        x = self.site(ref.layer, ref.component).x
+        sae_out = torch.cat([out.cpu() for _, _, out in self.reconstructions(ref)])
+        linear = self.error_map(ref)(x)
+        return Parts(x, sae_out, x - sae_out, linear, x - sae_out - linear)
+
+    def result_key(self, ref: SaeRef) -> dict[str, Any]:
+        """Everything that determines an SAE's measurements."""
+        p = self.profile
+        protocol = {name: getattr(p, name) for name in ("fit_fraction", "split_by", "seed", "n_bootstrap")}
+        site = content_key(self._site_key(ref.layer, ref.component))
+        return {"site": site, "sae": ref.key(), "protocol": protocol, "maths": maths_version()}
+
+    def _result(self, ref: SaeRef) -> tuple[dict[str, Any], Arrays]:
+        def compute() -> tuple[Any, Arrays]:
+            result, l0, dead = self._decompose(ref)
+            metrics = {
+                name: [None if math.isnan(v) else v for v in (e.value, e.low, e.high)] + [e.note]
+                for name, e in result.metrics.items()
+            }
+            scalars = {name: result.scalars[name].numpy() for name in SCALARS} | {"l0": l0.float().numpy()}
+            data = {"l0": float(l0.double().mean()), "dead_fraction": dead, "shrinkage": result.shrinkage}
+            return data | {"metrics": metrics}, scalars
+
+        return self.store.get_or_compute("sae", self.result_key(ref), compute)
+
+    def _decompose(self, ref: SaeRef) -> tuple[Decomposition, Tensor, float]:
+        """Encode each block once, keep its sparse codes, and decode them for both passes."""
+        sae, site = self.load_sae(ref), self.site(ref.layer, ref.component)
+        sparse, kept = saes.sparse_decode_applies(sae), {}
+        l0 = torch.zeros(len(site.x), dtype=torch.int32)
+        alive = torch.zeros(ref.d_sae, dtype=torch.bool)
+
+        def sae_out(rows: slice, x: Tensor) -> Tensor:
+            if rows.start in kept:
+                return saes.decode(sae, kept[rows.start])
+            if not sparse:
+                hidden = sae.encode(x)
+                l0[rows] = (hidden != 0).sum(-1).int().cpu()
+                alive.logical_or_((hidden != 0).any(0).cpu())
+                return sae.decode(hidden)
+            code = kept[rows.start] = saes.codes(sae, x)
+            l0[rows] = code.l0.int().cpu()
+            alive[code.indices.cpu()] = True
+            return saes.decode(sae, code)
+
+        with torch.inference_mode():
+            result = site.decomposer.run(sae_out, name=f"Sae(x) of {ref.id}")
+        return result, l0, 1 - float(alive.float().mean())
+
+    def _row(self, ref: SaeRef, data: dict[str, Any]) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "profile": self.profile.name,
+            "model": self.profile.title,
+            "sae_id": ref.id,
+            "hook_name": ref.hook_name,
+            "layer": ref.layer,
+            "component": ref.component,
+            "architecture": ref.architecture,
+            "d_sae": ref.d_sae,
+            "l0_label": ref.l0,
+            "l0": data["l0"],
+            "dead_fraction": data["dead_fraction"],
+            "shrinkage": data["shrinkage"],
+        }
+        for name, (value, low, high, _) in data["metrics"].items():
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        return row
+
+
+def estimate(row: pd.Series, metric: str) -> Estimate:
+    """The estimate of one metric in one row of `Study.measure`."""
+    return Estimate(float(row[metric]), float(row[f"{metric}_low"]), float(row[f"{metric}_high"]))
+
+
+@cache
+def maths_version() -> str:
+    """A digest of the source that determines the numbers, so that a change of the maths recomputes them."""
+    here = Path(__file__).parent
+    digests = [file_sha256(here / f"{name}.py") for name in ("regression", "decomposition", "saes")]
+    return content_key({"digests": digests})
