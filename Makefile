@@ -1,0 +1,51 @@
+# The two commands are `make book` and `make test`; each sets everything up by itself.
+PYTHON ?= python3
+PROFILE ?= lab
+JOBS ?= 1
+BIN := .venv/bin
+READY := .venv/.ready
+# The CUDA libraries that a resolver adds on Linux: whoever has a GPU gets them with torch, nobody else needs them.
+SKIP := $(foreach p,cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+	nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+	nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton,--no-emit-package $(p))
+
+.DEFAULT_GOAL := help
+.PHONY: help book test serve chapter lab lock clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "This book needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+book: $(READY)  ## Execute every chapter that changed and build the site (PROFILE=lab, JOBS=1)
+	$(BIN)/dm build --profile $(PROFILE) --jobs $(JOBS)
+
+serve: $(READY)  ## Serve the built site at http://localhost:8000/
+	$(BIN)/dm serve
+
+chapter: $(READY)  ## Run one chapter: make chapter NB=04_2_error_vectors PROFILE=lab ARGS="-p layer 2"
+	$(BIN)/dm chapter $(NB) --profile $(PROFILE) $(ARGS)
+
+test: $(READY)  ## Check style and types, run the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -ra $(ARGS)
+
+lab: $(READY)  ## Train the lab's model and SAEs again, from nothing, into _build/lab (resumes when interrupted)
+	$(BIN)/python -m dm_utils.lab $(ARGS)
+
+lock: $(READY)  ## Resolve requirements.lock again from pyproject.toml
+	@test -x _build/uv/bin/uv || { $(PYTHON) -m venv _build/uv && _build/uv/bin/python -m pip install --quiet uv; }
+	echo "torch==2.13.0" > _build/constraints.txt
+	_build/uv/bin/uv pip compile --universal --python-version 3.11 --extra book --extra test --no-annotate --no-header \
+		--constraint _build/constraints.txt $(SKIP) pyproject.toml --output-file requirements.lock
+
+clean:  ## Remove everything that is generated, except the environment in .venv
+	rm -rf _build tables .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,90 @@
+"""Words, numbers and tables as a reader sees them; every string that comes from data is escaped."""
+
+from __future__ import annotations
+
+import html
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LABELS = {
+    "fvu": "FVU",
+    "fvu_nonlinear": "FVU nonlinear (Eq. 12)",
+    "r2_error_norm": "R² of the error norm (Eq. 10)",
+    "r2_error_vector": "R² of the error vector (Eq. 11), mean over dimensions",
+    "r2_error_vector_weighted": "R² of the error vector, variance-weighted",
+    "r2_error_vector_rescaled": "R² of the error vector after rescaling Sae(x)",
+    "r2_x_norm": "R² of ‖x‖²",
+    "r2_sae_norm": "R² of ‖Sae(x)‖²",
+    "r2_linear_norm": "R² of ‖LinearError(x)‖²",
+    "r2_nonlinear_norm": "R² of ‖NonlinearError(x)‖²",
+    "norm_ratio": "‖Sae(x)‖ / ‖x‖",
+    "cos_linear_x": "cosine of LinearError(x) with x",
+    "dead_fraction": "share of dead latents",
+    "l0": "L0",
+    "d_sae": "SAE width",
+}
+
+
+def label(metric: str) -> str:
+    """Return the name of a metric as charts and tables write it."""
+    return LABELS.get(metric, metric.replace("_", " "))
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with ``digits`` significant digits, thousands separated, and no needless exponent."""
+    if value is None or math.isnan(value):
+        return "–"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}" if decimals <= 6 else f"{value:.{digits - 1}e}"
+
+
+def interval(value: float, low: float | None = None, high: float | None = None) -> str:
+    """Write an estimate with its 95 % interval, for example ``0.402 [0.381, 0.424]``."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return number(value)
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def markdown(text: str) -> None:
+    """Show a sentence that was computed from the results, as Markdown."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
+
+
+def escape(text: object) -> str:
+    """Return text that is safe in HTML and in Markdown cells, whatever tokens it holds."""
+    return html.escape(str(text), quote=True)
+
+
+def table_html(frame: pd.DataFrame, caption: str = "") -> str:
+    """Return an HTML table: numbers right-aligned, every cell escaped, scrolling sideways on a phone."""
+    numeric = [frame[name].dtype.kind in "if" for name in frame]
+
+    def cell(value: Any, is_number: bool, tag: str = "td") -> str:
+        text = number(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        return f'<{tag} class="dm-number">{escape(text)}</{tag}>' if is_number else f"<{tag}>{escape(text)}</{tag}>"
+
+    head = "".join(cell(name, kind, "th") for name, kind in zip(frame.columns, numeric, strict=True))
+    rows = (
+        "<tr>" + "".join(cell(value, kind) for value, kind in zip(row, numeric, strict=True)) + "</tr>"
+        for row in frame.astype(object).itertuples(index=False, name=None)
+    )
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    name = escape(caption or "table")
+    return (
+        f'<div class="dm-table" role="region" aria-label="{name}" tabindex="0"><table>{title}'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def show_table(frame: pd.DataFrame, caption: str = "") -> None:
+    """Show a data frame as a plain, escaped table."""
+    from IPython.display import HTML, display
+
+    display(HTML(table_html(frame, caption)))
