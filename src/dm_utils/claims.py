@@ -1,0 +1,185 @@
+"""Small experiments, with intervals, that check statements of the paper one at a time (see the errata page).
+
+Every simulation is repeated with independent draws and returned as an :class:`~dm_utils.regression.Estimate`: the mean over
+the repetitions with its 95 % Student interval. None of them needs a model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.stats import t as student
+from torch import Tensor
+
+from dm_utils import synthetic
+from dm_utils.regression import Estimate
+
+
+def replicate(statistic: Callable[[int], float], n: int = 20, seed: int = 0) -> Estimate:
+    """Mean of ``statistic(seed)`` over ``n`` seeds with its 95 % Student interval.
+
+    Raises ``ValueError`` if there are fewer than two repetitions or if one is not finite.
+    """
+    if n < 2:
+        raise ValueError(f"n is {n}; an interval needs two repetitions or more.")
+    values = np.array([statistic(seed * 1_000_003 + i) for i in range(n)], dtype=float)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{int((~np.isfinite(values)).sum())} of {n} repetitions gave NaN or an infinite value.")
+    half = float(student.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    mean = float(values.mean())
+    return Estimate(mean, mean - half, mean + half)
+
+
+def held_out_r2(x: Float[Tensor, "token d"], y: Float[Tensor, "token target"], centred: bool = True) -> float:
+    """Variance-weighted R^2 of affine least squares from x to y, fitted on the even rows and measured on the odd ones."""
+    rows, target = x.double(), y.double() if y.ndim == 2 else y.double()[:, None]
+    if centred:
+        rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
+    fit, rest = rows[::2], rows[1::2]
+    coef = torch.linalg.pinv(fit.T @ fit, hermitian=True) @ (fit.T @ target[::2])
+    return 1 - synthetic.variance(target[1::2] - rest @ coef) / synthetic.variance(target[1::2])
+
+
+def norm_r2(
+    dictionary: Float[Tensor, "latent d"],
+    family: str,
+    probability: Float[Tensor, " latent"],
+    n_tokens: int = 20_000,
+    scale: float | Float[Tensor, " latent"] = 1.0,
+    shape: float = 1.0,
+    n: int = 20,
+    seed: int = 0,
+) -> Estimate:
+    """Draw x = sum_i w_i y_i and predict ||x||^2 from x (Eq. 10 with x itself): held-out R^2, by Monte Carlo."""
+
+    def once(draw: int) -> float:
+        x = synthetic.sparse_weights(family, probability, n_tokens, scale, shape, draw).superpose(dictionary)
+        return held_out_r2(x, x.double().square().sum(1))
+
+    return replicate(once, n, seed)
+
+
+def slope(
+    family: str, probability: float, intercept: bool = True, shape: float = 1.0, n: int = 20, seed: int = 0
+) -> Estimate:
+    """Least-squares slope of w^2 on w for one latent, with or without an intercept (Appendix C.1's b_i)."""
+
+    def once(draw: int) -> float:
+        w = synthetic.sparse_weights(family, torch.tensor([probability]), 20_000, 1.0, shape, draw).values.to_dense()[
+            :, 0
+        ]
+        w, shift = w.double(), w.double().mean() if intercept else 0.0
+        return float(((w - shift) * w**2).sum() / ((w - shift) * w).sum())
+
+    return replicate(once, n, seed)
+
+
+def correlation(family: str, probability: float, shape: float = 1.0, n: int = 20, seed: int = 0) -> Estimate:
+    """Correlation of w with w^2, which is rho of Appendix C.1 when every latent has the same law."""
+
+    def once(draw: int) -> float:
+        w = synthetic.sparse_weights(family, torch.tensor([probability]), 20_000, 1.0, shape, draw).values.to_dense()[
+            :, 0
+        ]
+        return float(torch.corrcoef(torch.stack([w, w**2]).double())[0, 1])
+
+    return replicate(once, n, seed)
+
+
+def ideal_sae(
+    probability: float, signal: float, n_tokens: int = 50_000, n: int = 20, seed: int = 0
+) -> dict[str, Estimate]:
+    """Appendix B.2's estimates when the SAE is the best possible one, Sae(x) = E(sum_i w_i y_i | x), one dimension at a time.
+
+    x = w + Dense with w normal of standard deviation ``signal`` with the given probability and 0 otherwise, and Dense a
+    standard normal. No feature is absent, so SaeError = Dense + Introduced (Eq. 20, signs corrected). All values are
+    fractions of the variance of x, except ``correlation``, that of Introduced with x.
+
+    Returns
+    -------
+    dict
+        ``introduced`` and ``dense`` (planted), ``nonlinear`` and ``gap`` (the estimates of Appendix B.2), ``correlation``.
+    """
+
+    def once(draw: int) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(draw)
+        on = torch.rand(n_tokens, generator=generator) < probability
+        w = on * signal * torch.randn(n_tokens, generator=generator).double()
+        dense = torch.randn(n_tokens, generator=generator).double()
+        x = w + dense
+        sae_out = spike_and_slab_mean(x, probability, signal)
+        error, introduced = x - sae_out, w - sae_out
+        residual = error - x * (error @ x) / (x @ x)
+        shares = {"introduced": introduced.var(), "dense": dense.var(), "nonlinear": residual.var()}
+        shares = {name: float(value / x.var()) for name, value in shares.items()}
+        gap = float((error.var() - residual.var()) / x.var())
+        return shares | {"gap": gap, "correlation": float(torch.corrcoef(torch.stack([introduced, x]))[0, 1])}
+
+    draws = {i: once(seed * 1_000_003 + i) for i in range(n)}
+    return {name: replicate(lambda i, name=name: draws[i][name], n) for name in draws[0]}  # type: ignore[misc]
+
+
+def spike_and_slab_mean(x: Tensor, probability: float, signal: float) -> Tensor:
+    """E(w | w + standard normal = x) for w normal(0, signal) with the given probability and 0 otherwise."""
+    wide = 1 + signal**2
+    on = probability * torch.exp(-(x**2) / (2 * wide)) / wide**0.5
+    off = (1 - probability) * torch.exp(-(x**2) / 2)
+    return on / (on + off) * signal**2 / wide * x
+
+
+def shrinkage_cosine(mean_share: float, d: int = 64, n_tokens: int = 4000, n: int = 20, seed: int = 0) -> Estimate:
+    """Mean cosine of LinearError(x) with x when all error is shrinkage, Sae(x) - x_bar = 0.9 (x - x_bar) (Appendix A.1).
+
+    ``mean_share`` is the share of E||x||^2 that the mean activation x_bar holds; SaeError = 0.1 (x - x_bar) is then linear
+    in x, with no other content.
+    """
+    if not 0 <= mean_share < 1:
+        raise ValueError(f"mean_share is {mean_share}; it lies in [0, 1).")
+
+    def once(draw: int) -> float:
+        generator = torch.Generator().manual_seed(draw)
+        mean = torch.randn(d, generator=generator)
+        mean = mean / mean.norm() * (d * mean_share / (1 - mean_share)) ** 0.5
+        x = mean + torch.randn(n_tokens, d, generator=generator)
+        linear = 0.1 * (x - x.mean(0))
+        return float(torch.nn.functional.cosine_similarity(linear, x).mean())
+
+    return replicate(once, n, seed)
+
+
+def soft_threshold_r2(probability: float = 0.05, threshold: float = 0.5, n: int = 20, seed: int = 0) -> Estimate:
+    """R^2 of predicting Introduced = w - max(w - threshold, 0) from x = w: a nonlinear SAE with a largely linear error.
+
+    Appendix B.2 takes it as reasonable that Introduced is not predictable from x because the SAE is nonlinear.
+    """
+
+    def once(draw: int) -> float:
+        w = synthetic.sparse_weights("exponential", torch.tensor([probability]), 20_000, seed=draw).values.to_dense()
+        return held_out_r2(w, w - (w - threshold).clamp_min(0))
+
+    return replicate(once, n, seed)
+
+
+def nonlinear_from_sae(
+    x: Float[Tensor, "token d"], sae_out: Float[Tensor, "token d"], seed: int = 0
+) -> dict[str, float]:
+    """Section 6.2: R^2 of predicting NonlinearError from Sae(x), and the same with pure noise put in its place.
+
+    The surrogate draws Gaussian noise with NonlinearError's covariance, independent of everything, and sets
+    Sae = x - LinearError - noise, so that Eq. 15 still holds.
+    """
+    rows = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64, device=x.device)], dim=1)
+    error = (x - sae_out).double()
+    linear = rows @ (torch.linalg.pinv(rows.T @ rows, hermitian=True) @ (rows.T @ error))
+    nonlinear = error - linear
+    values, vectors = torch.linalg.eigh(nonlinear.T @ nonlinear / len(x))
+    root = vectors * values.clamp_min(0).sqrt()
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) @ root.T
+    return {
+        "nonlinear_error": held_out_r2(sae_out, nonlinear),
+        "independent_noise": held_out_r2(x.double() - linear - noise, noise),
+    }
