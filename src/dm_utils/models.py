@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,13 +109,12 @@ def activations(
     for start in range(0, len(contexts), batch):
         kept: dict[str, Tensor] = {}
 
-        def keep(value: Tensor, hook: object, kept: dict[str, Tensor] = kept) -> None:
-            kept[hook.name] = value.detach().flatten(2)  # type: ignore[attr-defined]
+        def keep(value: Tensor, *, hook: object, name: str, kept: dict[str, Tensor] = kept) -> None:
+            kept[name] = value.detach().flatten(2)
 
         tokens = contexts[start : start + batch].to(model.cfg.device)
-        model.run_with_hooks(
-            tokens, return_type=None, stop_at_layer=stop, fwd_hooks=[(name, keep) for name in hook_names]
-        )
+        hooks = [(name, partial(keep, name=name)) for name in hook_names]
+        model.run_with_hooks(tokens, return_type=None, stop_at_layer=stop, fwd_hooks=hooks)
         missing = set(hook_names) - kept.keys()
         if missing:
             raise ValueError(f"the model has no hook {', '.join(sorted(missing))}")

@@ -123,8 +123,15 @@ class Study:
 
     @cached_property
     def contexts(self) -> Int[Tensor, "context ctx_len"]:
-        """The token contexts, BOS first."""
-        return corpus.contexts(self.profile, self.tokenizer)
+        """The token contexts, BOS first, from the store when the text and the tokenizer are the same."""
+        p = self.profile
+        key = {name: getattr(p, name) for name in ("dataset", "dataset_revision", "n_contexts", "ctx_len", "seed")}
+        key |= {"text": corpus.identity(p), "tokenizer": models.identity(p)}
+
+        def compute() -> tuple[Any, Arrays]:
+            return None, {"contexts": corpus.contexts(p, self.tokenizer).numpy()}
+
+        return torch.from_numpy(self.store.get_or_compute("contexts", key, compute)[1]["contexts"])
 
     def token_text(self, token_ids: Int[Tensor, " token"]) -> list[str]:
         """The text of each token, as it stands in the context. It comes from the wild: escape it."""
