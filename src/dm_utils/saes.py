@@ -21,6 +21,8 @@ from dm_utils.store import file_sha256
 if TYPE_CHECKING:
     from sae_lens import SAE
 
+PRE_ACTIVATIONS = 2**26  # 256 MiB of float32
+
 
 @dataclass(frozen=True)
 class SaeRef:
@@ -155,27 +157,42 @@ def sparse_decode_applies(sae: SAE[Any]) -> bool:
 
 @torch.inference_mode()
 def codes(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Codes:
-    """Encode a block and keep the active latents (Eqs. 1, 6, 8)."""
-    if sae.cfg.architecture() == "topk":
-        return _topk_codes(sae, x)
-    hidden = sae.encode(x)
-    active = hidden.nonzero(as_tuple=True)
-    return _ragged(active[0], active[1], hidden[active], len(x))
+    """Encode a block and keep the active latents (Eqs. 1, 6, 8).
+
+    At most `PRE_ACTIVATIONS` pre-activations exist at a time, whatever the SAE's width, and for TopK and JumpReLU
+    the dense [token, d_sae] latents that `sae.encode` returns never do.
+    """
+    select = {"topk": _topk, "jumprelu": _jumprelu}.get(sae.cfg.architecture(), _any)
+    step = max(1, PRE_ACTIVATIONS // sae.cfg.d_sae)
+    found = [select(sae, x[start : start + step]) for start in range(0, len(x), step)]
+    token = torch.cat([t + i * step for i, (t, _, _) in enumerate(found)])
+    counts = torch.bincount(token, minlength=len(x))
+    indices, values = (torch.cat([part[i] for part in found]) for i in (1, 2))
+    return Codes(indices, values, torch.cumsum(counts, 0) - counts)
 
 
-def _topk_codes(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Codes:
-    """TopK without the dense [token, d_sae] result that `sae.encode` scatters into."""
+Active = tuple[Int[Tensor, " active"], Int[Tensor, " active"], Float[Tensor, " active"]]  # token, latent, value
+
+
+def _topk(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Active:
     hidden = torch.addmm(sae.b_enc, sae.process_sae_in(x), sae.W_enc)
     if sae.cfg.rescale_acts_by_decoder_norm:
         hidden *= sae.W_dec.norm(dim=-1)
     values, indices = torch.topk(hidden, sae.cfg.k, dim=-1, sorted=False)
     active = (values > 0).nonzero(as_tuple=True)
-    return _ragged(active[0], indices[active], values[active], len(x))
+    return active[0], indices[active], values[active]
 
 
-def _ragged(token: Tensor, indices: Tensor, values: Tensor, n_tokens: int) -> Codes:
-    counts = torch.bincount(token, minlength=n_tokens)
-    return Codes(indices, values, torch.cumsum(counts, 0) - counts)
+def _jumprelu(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Active:
+    hidden = torch.addmm(sae.b_enc, sae.process_sae_in(x), sae.W_enc)
+    active = (hidden > sae.threshold.clamp_min(0)).nonzero(as_tuple=True)
+    return active[0], active[1], hidden[active]
+
+
+def _any(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Active:
+    hidden = sae.encode(x)
+    active = hidden.nonzero(as_tuple=True)
+    return active[0], active[1], hidden[active]
 
 
 @torch.inference_mode()

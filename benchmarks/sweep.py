@@ -1,0 +1,176 @@
+"""The released procedure against the one-pass engine, in one process and on the same arrays.
+
+(a) *Released*: each SAE on its own. Dense encode and decode, the error vectors written to disk, one least-squares
+    solve per SAE and target (the error's norm, Eq. 10, and its vector, Eq. 11).
+(b) *Engine*: moments of x factorised once, then per SAE one encode and sparse decodes; intervals included.
+
+Both report the same held-out R². Run `python benchmarks/sweep.py`; `--help` lists the cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dm_utils import saes
+from dm_utils.decomposition import Decomposer
+from dm_utils.regression import Design, Split
+
+METRICS = ("r2_error_norm", "r2_error_vector", "fvu_nonlinear")
+Case = tuple[str, Tensor, Split, list[Any]]
+
+
+class PeakMemory:
+    """Peak resident memory of a block above its start, sampled every 5 ms."""
+
+    def __enter__(self) -> PeakMemory:
+        self.start = self.peak = self._resident()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.005):
+            self.peak = max(self.peak, self._resident())
+
+    @staticmethod
+    def _resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    @property
+    def mebibytes(self) -> float:
+        return (self.peak - self.start) / 2**20
+
+
+@torch.inference_mode()
+def released(x: Tensor, split: Split, suite: list[Any], folder: Path) -> list[dict[str, float]]:
+    """Every SAE from scratch: the procedure of the paper's released code, as its text describes it."""
+    return [_released_one(x, split, sae, folder / f"{i}.npy") for i, sae in enumerate(suite)]
+
+
+def _released_one(x: Tensor, split: Split, sae: Any, path: Path) -> dict[str, float]:
+    np.save(path, torch.cat([b - sae.decode(sae.encode(b)) for b in x.split(4096)]).numpy())
+    error = torch.from_numpy(np.load(path))
+    fit, held = split.fit, ~split.fit
+    design = torch.cat([x, torch.ones(len(x), 1)], 1)
+    norm = error.square().sum(1, keepdim=True)
+    norm_left = norm[held] - design[held] @ torch.linalg.lstsq(design[fit], norm[fit]).solution
+    left = error[held] - design[held] @ torch.linalg.lstsq(design[fit], error[fit]).solution
+    varied = {"norm": norm[held], "error": error[held], "x": x[held]}
+    tss = {name: (v - v.mean(0)).square().sum(0) for name, v in varied.items()}
+    return {
+        "r2_error_norm": 1 - float(norm_left.square().sum() / tss["norm"]),
+        "r2_error_vector": float((1 - left.square().sum(0) / tss["error"]).mean()),
+        "fvu_nonlinear": float(left.square().sum() / tss["x"].sum()),
+    }
+
+
+@torch.inference_mode()
+def engine(x: Tensor, split: Split, suite: list[Any], folder: Path) -> list[dict[str, float]]:
+    """One design for all; what is written is a row of scalars per token and SAE."""
+    decomposer = Decomposer(Design(x, split))
+    rows = []
+    for i, sae in enumerate(suite):
+        kept: dict[int, saes.Codes] = {}
+
+        def sae_out(rows: slice, block: Tensor, sae: Any = sae, kept: dict[int, saes.Codes] = kept) -> Tensor:
+            if rows.start not in kept:
+                kept[rows.start] = saes.codes(sae, block)
+            return saes.decode(sae, kept[rows.start])
+
+        result = decomposer.run(sae_out)
+        np.savez(folder / f"{i}.npz", **{name: scalar.numpy() for name, scalar in result.scalars.items()})
+        rows.append({name: result.metrics[name].value for name in METRICS})
+    return rows
+
+
+def lab_case(limit: int | None) -> Case:
+    """The lab's whole suite at its middle layer."""
+    from dm_utils.study import Study
+
+    study = Study("lab")
+    site = study.site()
+    refs = study.saes()[:limit]
+    return f"lab: {len(refs)} SAEs, {len(site.x)} tokens", site.x.clone(), site.split, [study.load_sae(r) for r in refs]
+
+
+def gemma_case(widths: list[int], n_tokens: int, d: int = 2304, l0: int = 60) -> Case:
+    """Random JumpReLU SAEs at Gemma 2 2B's size, on sparse sums of their own latents plus noise."""
+    from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+
+    generator = torch.Generator().manual_seed(0)
+    suite, x = [], torch.randn(n_tokens, d, generator=generator)
+    for width in widths:
+        sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=d, d_sae=width, dtype="float32", device="cpu"))
+        with torch.no_grad():
+            sae.W_dec.copy_(torch.nn.functional.normalize(torch.randn(width, d, generator=generator), dim=1))
+            sae.W_enc.copy_(sae.W_dec.T)
+            active = torch.randint(width, (n_tokens, l0), generator=generator)
+            x += torch.nn.functional.embedding_bag(active, sae.W_dec, mode="sum") * 20
+        suite.append(sae.eval().requires_grad_(False))
+    for sae in suite:
+        pre = x[:512] @ sae.W_enc
+        sae.threshold.data.fill_(float(torch.topk(pre, l0, dim=1).values[:, -1].median()))
+    split = Split.random(torch.arange(n_tokens) * 32 // n_tokens)
+    names = ", ".join(f"{width:,}" for width in widths)
+    return f"Gemma 2 2B size: d {d}, widths {names}, {n_tokens} tokens", x, split, suite
+
+
+def timed(run: Callable[..., list[dict[str, float]]], case: Case) -> tuple[float, float, float, list[dict[str, float]]]:
+    """Seconds, peak MiB above the start, MiB left on disk, and the results."""
+    with tempfile.TemporaryDirectory() as folder, PeakMemory() as memory:
+        start = time.perf_counter()
+        rows = run(*case[1:], Path(folder))
+        seconds = time.perf_counter() - start
+        disk = sum(path.stat().st_size for path in Path(folder).iterdir()) / 2**20
+    return seconds, memory.mebibytes, disk, rows
+
+
+def compare(case: Case, repeats: int) -> bool:
+    """Run both ways in turn and print what each took; True when their R² agree to 1e-4."""
+    runs = [(timed(released, case), timed(engine, case)) for _ in range(repeats)]
+    print(f"\n{case[0]}")
+    print(f"{'':10}{'seconds':>10}{'peak MiB':>10}{'disk MiB':>10}")
+    for name, column in (("released", 0), ("engine", 1)):
+        seconds, memory, disk = (statistics.median(run[column][i] for run in runs) for i in range(3))
+        print(f"{name:10}{seconds:10.2f}{memory:10.0f}{disk:10.1f}")
+    ratios = [tuple(a[i] / max(b[i], 1e-9) for i in range(3)) for a, b in runs]
+    print(f"{'ratio':10}" + "".join(f"{statistics.median(r[i] for r in ratios):9.1f}x" for i in range(3)))
+    (_, _, _, theirs), (_, _, _, ours) = runs[0]
+    worst = max(abs(a[m] - b[m]) for a, b in zip(theirs, ours, strict=True) for m in METRICS)
+    print(f"largest difference in {', '.join(METRICS)}: {worst:.1e} {'(agrees)' if worst < 1e-4 else '(DISAGREES)'}")
+    return worst < 1e-4
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=["lab", "gemma", "both"], default="both")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each way, alternating; medians are printed")
+    parser.add_argument("--limit", type=int, help="only the first SAEs of the lab's suite")
+    parser.add_argument("--tokens", type=int, default=8192, help="tokens of the Gemma-sized case")
+    args = parser.parse_args()
+    agree = []
+    if args.case in ("lab", "both"):
+        agree.append(compare(lab_case(args.limit), args.repeats))
+    if args.case in ("gemma", "both"):
+        agree += [compare(gemma_case([width], args.tokens), args.repeats) for width in (16384, 65536)]
+    return 0 if all(agree) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
