@@ -155,7 +155,7 @@ def _pursue_batch(x: Tensor, units: Tensor, steps: Tensor) -> tuple[Tensor, Tens
         torch.mm(residual[:n], units.T, out=block)
         gradient = x.new_empty(n, step + 1)
         gradient[:, :step] = block.gather(1, chosen)
-        best, atom = block.scatter_(1, chosen, -torch.inf).max(1)
+        best, atom = _row_max(block.scatter_(1, chosen, -torch.inf))
         running[:n] &= best > threshold[:n]
         if not running[:n].any():
             break
@@ -172,24 +172,35 @@ def _pursue_batch(x: Tensor, units: Tensor, steps: Tensor) -> tuple[Tensor, Tens
 def _projected_step(
     x: Tensor, units: Tensor, support: Tensor, weights: Tensor, gradient: Tensor, residual: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Take one optimal gradient step on ``support``, clip at zero, halve where that raised the error."""
+    """Take one optimal gradient step on ``support``; where it must be clipped, halve it until the error does not rise."""
     direction = _weighted_sum(support, gradient, units)
-    curvature = direction.square().sum(1)
-    size = torch.where(curvature > 0, gradient.square().sum(1) / curvature, 0.0)
-    before = residual.square().sum(1)
+    length = torch.linalg.vector_norm(direction, dim=1)
+    size = torch.where(length > 0, torch.linalg.vector_norm(gradient, dim=1) / length, 0.0).square_()
+    new_weights = torch.addcmul(weights, size[:, None], gradient)
+    new_residual = torch.addcmul(residual, size[:, None], direction, value=-1)
 
-    new_weights = torch.addcmul(weights, size[:, None], gradient).clamp_min_(0)
-    new_residual = x - _weighted_sum(support, new_weights, units)
-    worse = (new_residual.square().sum(1) > before).nonzero().squeeze(1)
-    for halving in range(1, BACKTRACK_HALVINGS + 1):
-        if not len(worse):
+    redo = (new_weights < 0).any(1).nonzero().squeeze(1)
+    before = torch.linalg.vector_norm(residual[redo], dim=1)
+    for halving in range(BACKTRACK_HALVINGS + 1):
+        if not len(redo):
             break
-        shrunk = size[worse, None] * 0.5**halving
-        new_weights[worse] = torch.addcmul(weights[worse], shrunk, gradient[worse]).clamp_min_(0)
-        new_residual[worse] = x[worse] - _weighted_sum(support[worse], new_weights[worse], units)
-        worse = worse[new_residual[worse].square().sum(1) > before[worse]]
-    new_weights[worse], new_residual[worse] = weights[worse], residual[worse]
+        shrunk = size[redo, None] * 0.5**halving
+        new_weights[redo] = torch.addcmul(weights[redo], shrunk, gradient[redo]).clamp_min_(0)
+        new_residual[redo] = x[redo] - _weighted_sum(support[redo], new_weights[redo], units)
+        worse = torch.linalg.vector_norm(new_residual[redo], dim=1) > before
+        redo, before = redo[worse], before[worse]
+    new_weights[redo], new_residual[redo] = weights[redo], residual[redo]
     return new_weights, new_residual
+
+
+def _row_max(block: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``block.max(1)``, first by stretches of 64: only reductions without positions are vectorised on a CPU."""
+    if block.shape[1] % 64:
+        return tuple(block.max(1))  # type: ignore[return-value]
+    stretches = block.view(len(block), -1, 64)
+    first = stretches.amax(2).argmax(1)
+    best, within = stretches[torch.arange(len(block), device=block.device), first].max(1)
+    return best, first * 64 + within
 
 
 def _weighted_sum(indices: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
@@ -242,6 +253,8 @@ def _check_arrays(x: Tensor, dictionary: Tensor) -> None:
             "move one of them with .to(other)"
         )
     for name, array in (("x", x), ("dictionary", dictionary)):
+        if torch.isfinite(array.sum()):  # the cheap pass: a finite sum has finite terms
+            continue
         bad = (~torch.isfinite(array)).any(1).nonzero().squeeze(1)
         if len(bad):
             raise ValueError(f"{name} holds NaN or Inf in {len(bad)} of {len(array)} rows, first in row {int(bad[0])}")

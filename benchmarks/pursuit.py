@@ -1,0 +1,135 @@
+"""Cost of gradient pursuit: the dense formulation against `dm_utils.gradient_pursuit`, on the same arrays in one run.
+
+The dense formulation is the algorithm as it is usually written: one weight per token and latent, and three products
+with the dictionary per step (residual, correlations, direction). Both are timed in alternating repeats and the medians
+printed, with the peak of the memory that each allocates beyond its inputs, and how far the chosen supports agree.
+
+    python benchmarks/pursuit.py                    both cases
+    python benchmarks/pursuit.py --case small --repeats 9 --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dm_utils.pursuit import gradient_pursuit
+
+CASES = {
+    "small": {"d": 256, "n_atom": 4096, "n_token": 256, "l0": 40},
+    "large": {"d": 2304, "n_atom": 16384, "n_token": 64, "l0": 40},
+}
+Support = Tensor  # bool [token, atom]
+
+
+def planted_problem(d: int, n_atom: int, n_token: int, l0: int, device: str) -> tuple[Tensor, Tensor]:
+    """Return tokens (sparse sums plus a tenth of noise) and unit atoms that lean to one side, as decoders do."""
+    rng = torch.Generator().manual_seed(0)
+    atoms = torch.randn(n_atom, d, generator=rng) + 0.7 * torch.randn(1, d, generator=rng)
+    dictionary = torch.nn.functional.normalize(atoms, dim=1)
+    active = torch.rand(n_token, n_atom, generator=rng) < 1.5 * l0 / n_atom
+    x = (torch.rand(n_token, n_atom, generator=rng) * active) @ dictionary
+    noise = torch.randn(n_token, d, generator=rng) * (0.1 / d) ** 0.5
+    return (x + noise * x.norm(dim=1, keepdim=True)).to(device), dictionary.to(device)
+
+
+@torch.no_grad()
+def dense_pursuit(x: Tensor, dictionary: Tensor, l0: int) -> tuple[Support, Tensor]:
+    """Pursue with dense weights; return the support and the reconstruction."""
+    weights = x.new_zeros(len(x), len(dictionary))
+    support = torch.zeros_like(weights, dtype=torch.bool)
+    for _ in range(l0):
+        residual = x - weights @ dictionary
+        correlations = residual @ dictionary.T
+        atom = correlations.masked_fill(support, -torch.inf).argmax(1)
+        support.scatter_(1, atom[:, None], True)
+        gradient = correlations * support
+        direction = gradient @ dictionary
+        size = (residual * direction).sum(1) / direction.square().sum(1)
+        weights = (weights + size[:, None] * gradient).clamp_(min=0)
+    return support, weights @ dictionary
+
+
+def sparse_pursuit(x: Tensor, dictionary: Tensor, l0: int) -> tuple[Support, Tensor]:
+    """Pursue with ours; return the same two things."""
+    codes = gradient_pursuit(x, dictionary, l0)
+    support = torch.zeros(len(x), len(dictionary), dtype=torch.bool, device=x.device)
+    return support.scatter_(1, codes.indices, True), codes.decode(dictionary)
+
+
+class PeakMemory(TorchDispatchMode):
+    """Record the largest sum of bytes of the tensors alive at once, among those created inside the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak, self._alive = 0, {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        given = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in given:
+                storage = tensor.untyped_storage()
+                self._alive[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
+        self._alive = {key: entry for key, entry in self._alive.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        return result
+
+
+def seconds(run: Callable[[], object], device: str) -> float:
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def compare(name: str, repeats: int, device: str) -> None:
+    """Time both on one case and print a table."""
+    case = CASES[name]
+    x, dictionary = planted_problem(**case, device=device)
+    runs = {"dense": dense_pursuit, "ours": sparse_pursuit}
+    found, peak = {}, {}
+    for method, run in runs.items():  # also warms up
+        with PeakMemory() as memory:
+            found[method] = run(x, dictionary, case["l0"])
+        peak[method] = memory.peak
+    times: dict[str, list[float]] = {method: [] for method in runs}
+    for _ in range(repeats):
+        for method, run in {"dense": dense_pursuit, "ours": gradient_pursuit}.items():
+            times[method].append(seconds(lambda run=run: run(x, dictionary, case["l0"]), device))
+    median = {method: statistics.median(taken) for method, taken in times.items()}
+    ratios = [dense / ours for dense, ours in zip(times["dense"], times["ours"], strict=True)]
+
+    print(f"\n{name}: " + ", ".join(f"{key} {value}" for key, value in case.items()))
+    for method in runs:
+        fvu = (x - found[method][1]).square().sum() / (x - x.mean(0)).square().sum()
+        print(f"  {method:5}  {1e3 * median[method]:9.1f} ms   {peak[method] / 2**20:8.1f} MiB   FVU {fvu:.5f}")
+    shared = (found["dense"][0] & found["ours"][0]).sum() / found["dense"][0].sum()
+    alike = (found["dense"][0] == found["ours"][0]).all(1).float().mean()
+    low, high = min(ratios), max(ratios)
+    print(f"  time ratio {median['dense'] / median['ours']:.2f} (single repeats {low:.2f} to {high:.2f})")
+    print(f"  memory ratio {peak['dense'] / peak['ours']:.2f}; atoms shared {shared:.4f}, tokens equal {alike:.4f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=[*CASES, "all"], default="all")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, {arguments.device}")
+    for name in CASES if arguments.case == "all" else [arguments.case]:
+        compare(name, arguments.repeats, arguments.device)
+
+
+if __name__ == "__main__":
+    main()
