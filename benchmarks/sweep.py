@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ Case = tuple[str, Tensor, Split, list[Any]]
 class PeakMemory:
     """Peak resident memory of a block above its start, sampled every 5 ms."""
 
-    def __enter__(self) -> PeakMemory:
+    def __enter__(self) -> Self:
         self.start = self.peak = self._resident()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -88,13 +88,21 @@ def engine(x: Tensor, split: Split, suite: list[Any], folder: Path) -> list[dict
     for i, sae in enumerate(suite):
         kept: dict[int, saes.Codes] = {}
 
-        def sae_out(rows: slice, block: Tensor, sae: Any = sae, kept: dict[int, saes.Codes] = kept) -> Tensor:
+        def sae_out(
+            rows: slice,
+            block: Tensor,
+            sae: Any = sae,
+            kept: dict[int, saes.Codes] = kept,
+        ) -> Tensor:
             if rows.start not in kept:
                 kept[rows.start] = saes.codes(sae, block)
             return saes.decode(sae, kept[rows.start])
 
         result = decomposer.run(sae_out)
-        np.savez(folder / f"{i}.npz", **{name: scalar.numpy() for name, scalar in result.scalars.items()})
+        np.savez(
+            folder / f"{i}.npz",
+            **{name: scalar.numpy() for name, scalar in result.scalars.items()},
+        )
         rows.append({name: result.metrics[name].value for name in METRICS})
     return rows
 
@@ -106,7 +114,12 @@ def lab_case(limit: int | None) -> Case:
     study = Study("lab")
     site = study.site()
     refs = study.saes()[:limit]
-    return f"lab: {len(refs)} SAEs, {len(site.x)} tokens", site.x.clone(), site.split, [study.load_sae(r) for r in refs]
+    return (
+        f"lab: {len(refs)} SAEs, {len(site.x)} tokens",
+        site.x.clone(),
+        site.split,
+        [study.load_sae(r) for r in refs],
+    )
 
 
 def gemma_case(widths: list[int], n_tokens: int, d: int = 2304, l0: int = 60) -> Case:
@@ -160,7 +173,12 @@ def compare(case: Case, repeats: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=["lab", "gemma", "both"], default="both")
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each way, alternating; medians are printed")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=1,
+        help="runs of each way, alternating; medians are printed",
+    )
     parser.add_argument("--limit", type=int, help="only the first SAEs of the lab's suite")
     parser.add_argument("--tokens", type=int, default=8192, help="tokens of the Gemma-sized case")
     args = parser.parse_args()

@@ -62,7 +62,11 @@ def test_metrics_agree_with_their_definitions(x):
     sae_out = torch.relu(x - 0.3) + 0.1 * torch.randn_like(x)
     report = dm.decompose(x, sae_out, seed=4)
     held = ~Split.random(runs(len(x)), seed=4).fit
-    error, nonlinear, truth = report.sae_error[held], report.nonlinear_error[held], x[held]
+    error, nonlinear, truth = (
+        report.sae_error[held],
+        report.nonlinear_error[held],
+        x[held],
+    )
     rss, tss = nonlinear.square().sum(0), (error - error.mean(0)).square().sum(0)
     variance = (truth - truth.mean(0)).square().sum()
     assert report.r2_error_vector.value == pytest.approx(float((1 - rss / tss).mean()), abs=1e-9)
@@ -112,7 +116,10 @@ def test_one_design_serves_many_saes(x):
         (lambda x: x[:, :-1], "must match x"),
         (lambda x: x.float(), "must match x"),
         (lambda x: x[:-5], "must match x"),
-        (lambda x: x.index_fill(0, torch.tensor([2]), math.inf), "sae_out, tokens 0 to 5999: 24 of"),
+        (
+            lambda x: x.index_fill(0, torch.tensor([2]), math.inf),
+            "sae_out, tokens 0 to 5999: 24 of",
+        ),
     ],
 )
 def test_bad_reconstructions_are_refused(x, make, message):

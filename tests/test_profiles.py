@@ -11,18 +11,27 @@ from dm_utils.profiles import ParameterError, load_profile, profile_names
 def test_every_shipped_profile_is_valid():
     for name in profile_names():
         profile = load_profile(name)
-        assert profile.name == name and 0 <= profile.layer < profile.n_layers
+        assert profile.name == name
+        assert 0 <= profile.layer < profile.n_layers
 
 
 def test_overrides_apply_and_none_keeps_the_default():
     profile = load_profile("lab", layer=2, near_l0=8, width=None)
-    assert (profile.layer, profile.near_l0, profile.width) == (2, 8.0, load_profile("lab").width)
+    assert (profile.layer, profile.near_l0, profile.width) == (
+        2,
+        8.0,
+        load_profile("lab").width,
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "overrides", "said"),
     [
-        ("gemma-9", {}, ["unknown profile 'gemma-9'", "lab", "Did you mean 'gemma-2-9b'?"]),
+        (
+            "gemma-9",
+            {},
+            ["unknown profile 'gemma-9'", "lab", "Did you mean 'gemma-2-9b'?"],
+        ),
         (7, {}, ["profile = 7"]),
         ("lab", {"layer": 99}, ["layer = 99", "layers 0 to 5", "nearest is 5"]),
         ("lab", {"layer": -1}, ["layer = -1"]),

@@ -7,7 +7,16 @@ import torch
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
-from dm_utils.regression import Bootstrap, Design, HeldOutSums, Split, factorise, probe, r2_of_prediction, runs
+from dm_utils.regression import (
+    Bootstrap,
+    Design,
+    HeldOutSums,
+    Split,
+    factorise,
+    probe,
+    r2_of_prediction,
+    runs,
+)
 
 
 @pytest.fixture
@@ -57,9 +66,7 @@ def test_rank_deficient_design_reports_its_rank_and_predicts(data):
     design = Design(doubled, split)
     assert design.rank == 12
     expected = Design(x, split).fit_map(lambda rows, _: y[rows])(x)
-    torch.testing.assert_close(
-        design.fit_map(lambda rows, _: y[rows])(doubled), expected, rtol=1e-7, atol=1e-6
-    )
+    torch.testing.assert_close(design.fit_map(lambda rows, _: y[rows])(doubled), expected, rtol=1e-7, atol=1e-6)
 
 
 def test_float32_duplicates_are_found():
@@ -101,7 +108,8 @@ def test_bootstrap_resamples_contexts_not_tokens():
 def test_split_is_seeded_and_has_the_paper_share():
     group = torch.arange(1000) // 10
     first, again, other = (Split.random(group, seed=s) for s in (0, 0, 1))
-    assert torch.equal(first.fit, again.fit) and not torch.equal(first.fit, other.fit)
+    assert torch.equal(first.fit, again.fit)
+    assert not torch.equal(first.fit, other.fit)
     assert int(first.fit.sum()) == 608
 
 
@@ -140,4 +148,5 @@ def test_bad_splits_are_refused():
 def test_constant_target_is_undefined_with_a_reason(data):
     x, _, split = data
     found = probe(x, torch.full((len(x),), 16.0, dtype=x.dtype), split).r2
-    assert math.isnan(found.value) and "same for every token" in str(found)
+    assert math.isnan(found.value)
+    assert "same for every token" in str(found)

@@ -24,7 +24,13 @@ CASES = {
 
 def make(kind, hook="blocks.3.hook_resid_post", d=16, d_sae=64):
     generator = torch.Generator().manual_seed(0)
-    common = {"d_in": d, "d_sae": d_sae, "dtype": "float32", "device": "cpu", "metadata": SAEMetadata(hook_name=hook)}
+    common = {
+        "d_in": d,
+        "d_sae": d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "metadata": SAEMetadata(hook_name=hook),
+    }
     sae = CASES[kind](common)
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
@@ -60,7 +66,8 @@ def test_a_small_budget_of_pre_activations_changes_nothing(sae, monkeypatch):
     whole = saes.codes(sae, X)
     monkeypatch.setattr(saes, "PRE_ACTIVATIONS", 64 * 7)
     pieces = saes.codes(sae, X)
-    assert torch.equal(whole.indices, pieces.indices) and torch.equal(whole.offsets, pieces.offsets)
+    assert torch.equal(whole.indices, pieces.indices)
+    assert torch.equal(whole.offsets, pieces.offsets)
     torch.testing.assert_close(whole.values, pieces.values)
 
 
@@ -74,7 +81,13 @@ def test_folder_catalog_and_load(tmp_path):
     sae = make("topk", hook="blocks.2.attn.hook_z")
     sae.save_model(tmp_path / "mine")
     (ref,) = saes.folder_catalog(tmp_path, str(tmp_path))
-    assert (ref.component, ref.layer, ref.architecture, ref.d_sae, ref.l0) == ("att", 2, "topk", 64, 6.0)
+    assert (ref.component, ref.layer, ref.architecture, ref.d_sae, ref.l0) == (
+        "att",
+        2,
+        "topk",
+        64,
+        6.0,
+    )
     loaded = saes.load_sae(ref)
     torch.testing.assert_close(saes.reconstruct(loaded, X), saes.reconstruct(sae, X))
 

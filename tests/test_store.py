@@ -6,7 +6,7 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from dm_utils.store import CorruptEntry, Store, content_key, write_atomic
+from dm_utils.store import CorruptEntryError, Store, content_key, write_atomic
 
 KEY = {"sae": "a", "tokens": 12}
 
@@ -59,7 +59,8 @@ def test_damage_is_reported_and_recomputed(store, suffix, damage, caplog):
     damage(next(store.root.glob(f"sae/*.{suffix}")))
     fresh = {"norm": np.zeros(3, dtype=np.float32)}
     data, arrays = store.get_or_compute("sae", KEY, lambda: ({"fvu": 0.3}, fresh))
-    assert data == {"fvu": 0.3} and not arrays["norm"].any()
+    assert data == {"fvu": 0.3}
+    assert not arrays["norm"].any()
     if not (suffix == "json" and "unlink" in damage.__code__.co_names):  # a missing entry is no damage
         assert "recomputed" in caplog.text
     assert store.load("sae", KEY)[0] == {"fvu": 0.3}
@@ -71,14 +72,14 @@ def test_an_edited_value_is_detected(store):
     entry = json.loads(path.read_text())
     entry["data"]["fvu"] = 0.1
     path.write_text(json.dumps(entry))
-    with pytest.raises(CorruptEntry, match="altered"):
+    with pytest.raises(CorruptEntryError, match="altered"):
         store.load("sae", KEY)
 
 
 def test_nan_is_refused(store):
     with pytest.raises(ValueError, match="not JSON compliant"):
         store.save("sae", KEY, {"fvu": float("nan")})
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not JSON compliant"):
         content_key({"x": float("inf")})
 
 
@@ -106,25 +107,17 @@ def test_two_processes_may_write_at_once(store):
     assert [writer.exitcode for writer in writers] == [0, 0]
 
 
-def test_mapped_arrays_fill_once_and_survive_damage(store, caplog):
-    calls = []
-
-    def fill(array):
-        calls.append(1)
+def test_a_mapped_array_is_kept_and_damage_is_found(store, caplog):
+    with store.mapping("activations", KEY, (4, 3)) as array:
         array[:] = 7
-
-    for _ in range(2):
-        assert (store.get_or_map("activations", KEY, (4, 3), fill) == 7).all()
-    assert len(calls) == 1
+    assert (store.mapped("activations", KEY, (4, 3)) == 7).all()
     damage_flip(store.path("activations", KEY, "f32"))
-    assert (store.get_or_map("activations", KEY, (4, 3), fill) == 7).all()
-    assert len(calls) == 2 and "does not match its checksum" in caplog.text
+    assert store.mapped("activations", KEY, (4, 3)) is None
+    assert "does not match its checksum" in caplog.text
 
 
-def test_an_interrupted_fill_leaves_nothing(store):
-    def fill(array):
+def test_an_interrupted_mapping_leaves_nothing(store):
+    with pytest.raises(KeyboardInterrupt), store.mapping("activations", KEY, (4, 3)):
         raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        store.get_or_map("activations", KEY, (4, 3), fill)
     assert list((store.root / "activations").iterdir()) == []
+    assert store.mapped("activations", KEY, (4, 3)) is None

@@ -39,7 +39,7 @@ _MODULES = {
     "widgets",
 }
 
-__all__ = sorted(_HOME.keys() | _MODULES | {"__version__"})
+__all__ = [*sorted(_HOME.keys() | _MODULES), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

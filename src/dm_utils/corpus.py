@@ -74,5 +74,10 @@ def documents(profile: Profile) -> Iterator[str]:
         return
     from datasets import load_dataset
 
-    rows = load_dataset(profile.dataset, split="train", streaming=True, revision=profile.dataset_revision)
+    rows = load_dataset(
+        profile.dataset,
+        split="train",
+        streaming=True,
+        revision=profile.dataset_revision,
+    )
     yield from (row["text"] for row in rows)

@@ -113,7 +113,11 @@ class Decomposer:
             scalars["x_dot_sae"][rows] = (x * sae).sum(-1).cpu().double()
             scalars["x_dot_linear"][rows] = (x * linear).sum(-1).cpu().double()
         error2 = HeldOutSums(design.split)
-        error2.add(slice(0, len(design)), error2=scalars["error_norm2"], nonlinear2=scalars["nonlinear_norm2"])
+        error2.add(
+            slice(0, len(design)),
+            error2=scalars["error_norm2"],
+            nonlinear2=scalars["nonlinear_norm2"],
+        )
         return sums.totals | error2.totals, scalars
 
     def _vector_metrics(self, sums: Sums, shrinkage: float) -> dict[str, Estimate]:
@@ -130,7 +134,13 @@ class Decomposer:
 
     def _scalar_metrics(self, scalars: dict[str, Tensor]) -> dict[str, Estimate]:
         probes = self.design.probe(torch.stack([scalars[n] for n in NORMS], 1), self.n_bootstrap, self.seed)
-        names = ("r2_x_norm", "r2_sae_norm", "r2_error_norm", "r2_linear_norm", "r2_nonlinear_norm")
+        names = (
+            "r2_x_norm",
+            "r2_sae_norm",
+            "r2_error_norm",
+            "r2_linear_norm",
+            "r2_nonlinear_norm",
+        )
         metrics = {name: probe.r2 for name, probe in zip(names, probes, strict=True)}
         x, sae, linear = (scalars[n].sqrt() for n in ("x_norm2", "sae_norm2", "linear_norm2"))
         tiny = torch.finfo(torch.float64).tiny
@@ -192,7 +202,13 @@ class ErrorReport:
     decomposition: Decomposition
 
     def __str__(self) -> str:
-        names = ("fvu", "fvu_nonlinear", "r2_error_vector", "r2_error_vector_weighted", "r2_error_norm")
+        names = (
+            "fvu",
+            "fvu_nonlinear",
+            "r2_error_vector",
+            "r2_error_vector_weighted",
+            "r2_error_norm",
+        )
         lines = [f"{name:26}{getattr(self, name)}" for name in names]
         return "\n".join([*lines, f"{'rank of x':26}{self.rank} of {self.sae_error.shape[1]}"])
 
@@ -233,7 +249,13 @@ def decompose(
     design = Design(x, split, intercept=intercept, block=block)
     result = Decomposer(design, n_bootstrap=n_bootstrap, seed=seed).run(lambda rows, _: sae_out[rows])
     error, linear = x - sae_out, result.error_map(x)
-    names = ("r2_error_norm", "r2_error_vector", "r2_error_vector_weighted", "fvu", "fvu_nonlinear")
+    names = (
+        "r2_error_norm",
+        "r2_error_vector",
+        "r2_error_vector_weighted",
+        "fvu",
+        "fvu_nonlinear",
+    )
     return ErrorReport(
         **{name: result.metrics[name] for name in names},
         rank=design.rank,

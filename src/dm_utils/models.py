@@ -53,7 +53,7 @@ def identity(profile: Profile) -> str:
     """What tells this model from every other in a result's key: file digests, or hub id and revision."""
     folder = Path(model_path(profile))
     if folder.is_dir():
-        files = sorted(folder.glob("*.safetensors")) + [folder / "config.json"]
+        files = [*sorted(folder.glob("*.safetensors")), folder / "config.json"]
         return " ".join(f"{path.name}:{file_sha256(path)}" for path in files)
     return f"{profile.model}@{profile.model_revision or 'main'}"
 

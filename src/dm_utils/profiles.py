@@ -44,7 +44,8 @@ class Profile(BaseModel):
     ctx_len: Annotated[int, Field(ge=8)] = Field(description="tokens in a context, BOS included, at least 8")
     skip: Annotated[int, Field(ge=0)] = Field(description="leading positions left out of each context, 0 or more")
     fit_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.6075, description="the share of tokens that fits, strictly between 0 and 1"
+        default=0.6075,
+        description="the share of tokens that fits, strictly between 0 and 1",
     )
     split_by: Literal["token", "context"] = Field(default="token", description="'token' or 'context'")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="a whole number, 0 or more")
@@ -112,7 +113,13 @@ def _explain(error: ValidationError, given: dict[str, Any], base: Profile) -> st
     return f"{name} = {given.get(name)!r}: it must be {allowed}; {base.name}'s own value is {getattr(base, name)!r}"
 
 
-_GEMMA = {"n_contexts": 300, "ctx_len": 1024, "skip": 200, "dataset": "monology/pile-uncopyrighted", "batch": 2}
+_GEMMA = {
+    "n_contexts": 300,
+    "ctx_len": 1024,
+    "skip": 200,
+    "dataset": "monology/pile-uncopyrighted",
+    "batch": 2,
+}
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "lab": {

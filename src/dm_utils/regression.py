@@ -66,7 +66,11 @@ class Split:
 
     @classmethod
     def random(
-        cls, group: Int[Tensor, " token"], fit_fraction: float = 0.6075, seed: int = 0, by: str = "token"
+        cls,
+        group: Int[Tensor, " token"],
+        fit_fraction: float = 0.6075,
+        seed: int = 0,
+        by: str = "token",
     ) -> Split:
         """Draw the fitting tokens (paper: 150 k of 247 k tokens, 60.75 %), or whole contexts with by="context"."""
         if by not in ("token", "context"):
@@ -110,7 +114,8 @@ class HeldOutSums:
             member = torch.zeros(len(local), len(values), dtype=values.dtype)
             member[index, torch.arange(len(values))] = 1
             total = self.totals.setdefault(
-                name, torch.zeros(self.split.n_groups, values.shape[1], dtype=torch.float64)
+                name,
+                torch.zeros(self.split.n_groups, values.shape[1], dtype=torch.float64),
             )
             total[local] += (member.to(values.device) @ values).cpu().double()
 
@@ -171,7 +176,10 @@ class AffineMap:
     intercept: Float[Tensor, " target"]
 
     def __call__(self, x: Float[Tensor, "token d"]) -> Float[Tensor, "token target"]:
-        coef, intercept = self.coef.to(x.device, x.dtype), self.intercept.to(x.device, x.dtype)
+        coef, intercept = (
+            self.coef.to(x.device, x.dtype),
+            self.intercept.to(x.device, x.dtype),
+        )
         return torch.addmm(intercept, x, coef)
 
 
@@ -203,7 +211,13 @@ class Design:
                 f"{name}: {n_fit} fitting tokens cannot determine {x.shape[1]} coefficients; "
                 "give more contexts or a larger fit_fraction"
             )
-        self.x, self.split, self.intercept, self.block, self.name = x, split, intercept, block, name
+        self.x, self.split, self.intercept, self.block, self.name = (
+            x,
+            split,
+            intercept,
+            block,
+            name,
+        )
         self.device = torch.device(device or x.device)
         self._exact = torch.float64 if self.device.type == "cpu" else x.dtype
         self.mean, gram = self._moments()
@@ -220,7 +234,10 @@ class Design:
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         d = self.x.shape[1]
-        mean, gram = torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
+        mean, gram = (
+            torch.zeros(d, dtype=torch.float64),
+            torch.zeros(d, d, dtype=torch.float64),
+        )
         for rows, x in self.blocks():
             check_finite(x, f"{self.name}, tokens {rows.start} to {rows.stop - 1}")
             mean += x[self.split.fit[rows].to(x.device)].sum(0, dtype=self._exact).cpu().double()
@@ -252,7 +269,12 @@ class Design:
         y_mean = y_sum / self.split.fit.sum() if self.intercept else torch.zeros_like(y_sum)
         return AffineMap(coef, y_mean - self.mean @ coef)
 
-    def probe(self, targets: Float[Tensor, "token target"], n_bootstrap: int = 1000, seed: int = 0) -> list[Probe]:
+    def probe(
+        self,
+        targets: Float[Tensor, "token target"],
+        n_bootstrap: int = 1000,
+        seed: int = 0,
+    ) -> list[Probe]:
         """Predict each scalar column of `targets` from x and report its held-out R² (Eq. 10)."""
         targets = targets.double()
         scale = targets.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
@@ -325,7 +347,10 @@ def factorise(gram: Float[Tensor, "d d"]) -> tuple[int, Callable[[Tensor], Tenso
     tolerance = 64 * d * torch.finfo(torch.float64).eps
     lower, failed = torch.linalg.cholesky_ex(correlation)
     if not failed and lower.diagonal().min() ** 2 > tolerance:
-        return d, lambda b: torch.cholesky_solve(b / scale[:, None], lower) / scale[:, None]
+        return (
+            d,
+            lambda b: torch.cholesky_solve(b / scale[:, None], lower) / scale[:, None],
+        )
     values, vectors = torch.linalg.eigh(correlation)
     kept = values > tolerance * values.max().clamp_min(torch.finfo(torch.float64).tiny)
     half = vectors[:, kept] / values[kept].sqrt()

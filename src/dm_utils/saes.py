@@ -93,7 +93,9 @@ def folder_catalog(folder: Path, release: str) -> tuple[SaeRef, ...]:
     """Read `cfg.json` of every SAELens SAE folder in `folder` (or of `folder` itself)."""
     configs = sorted(folder.glob("*/cfg.json")) or sorted(folder.glob("cfg.json"))
     if not configs:
-        raise ParameterError(f"{folder} holds no SAE: expected cfg.json and sae_weights.safetensors, or folders of them")
+        raise ParameterError(
+            f"{folder} holds no SAE: expected cfg.json and sae_weights.safetensors, or folders of them"
+        )
     return tuple(_folder_ref(path, release) for path in configs)
 
 

@@ -8,12 +8,13 @@ writer never leaves half an entry.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ log = logging.getLogger("dm_utils")
 Arrays = dict[str, np.ndarray]
 
 
-class CorruptEntry(ValueError):
+class CorruptEntryError(ValueError):
     """An entry is truncated, altered or unreadable."""
 
 
@@ -79,7 +80,7 @@ class Store:
         write_atomic(self.path(kind, key), json.dumps(entry, allow_nan=False).encode())
 
     def load(self, kind: str, key: Mapping[str, Any]) -> tuple[Any, Arrays] | None:
-        """The entry, or None when there is none. Raises CorruptEntry when it fails its checksum."""
+        """The entry, or None when there is none. Raises CorruptEntryError when it fails its checksum."""
         path = self.path(kind, key)
         try:
             entry = json.loads(path.read_bytes())
@@ -88,9 +89,9 @@ class Store:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptEntry(f"{path} is not a result file: {error}") from error
+            raise CorruptEntryError(f"{path} is not a result file: {error}") from error
         if not intact:
-            raise CorruptEntry(f"{path} was altered after it was written")
+            raise CorruptEntryError(f"{path} was altered after it was written")
         return data, {} if digest is None else self._arrays(kind, key, digest)
 
     def _arrays(self, kind: str, key: Mapping[str, Any], digest: str) -> Arrays:
@@ -101,52 +102,56 @@ class Store:
         try:
             blob = path.read_bytes()
             if hashlib.sha256(blob).hexdigest() != digest:
-                raise CorruptEntry(f"{path} does not match its checksum: it is truncated or altered")
+                raise CorruptEntryError(f"{path} does not match its checksum: it is truncated or altered")
             return load(blob)
         except FileNotFoundError as error:
-            raise CorruptEntry(f"{path} is missing") from error
+            raise CorruptEntryError(f"{path} is missing") from error
         except SafetensorError as error:
-            raise CorruptEntry(f"{path} is not a safetensors file: {error}") from error
+            raise CorruptEntryError(f"{path} is not a safetensors file: {error}") from error
 
-    def get_or_map(
-        self, kind: str, key: Mapping[str, Any], shape: tuple[int, ...], fill: Callable[[np.ndarray], None]
-    ) -> np.ndarray:
-        """A float32 array too large to copy: memory-mapped from one file, filled in place the first time.
-
-        `fill` receives the writable array. The file is moved into place when it is complete; its checksum is
-        verified whenever it is opened, and a corrupt file is reported and filled again.
-        """
+    def mapped(self, kind: str, key: Mapping[str, Any], shape: tuple[int, ...]) -> np.ndarray | None:
+        """A float32 array too large to copy, memory-mapped; None when there is none or it is corrupt."""
         path = self.path(kind, key, "f32")
         try:
             found = self.load(kind, key)
-            if found is not None and path.exists() and file_sha256(path) == found[0]["sha256"]:
-                return np.memmap(path, dtype=np.float32, mode="c", shape=shape)
-            if found is not None:
-                log.warning("%s does not match its checksum. It is recomputed.", path)
-        except CorruptEntry as error:
+        except CorruptEntryError as error:
             log.warning("%s. It is recomputed.", error)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
-            array = np.memmap(temporary, dtype=np.float32, mode="w+", shape=shape)
-            fill(array)
-            array.flush()
-            digest = file_sha256(Path(temporary))
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        self.save(kind, key, {"sha256": digest, "shape": list(shape)})
+            return None
+        if found is None:
+            return None
+        if not path.exists() or file_sha256(path) != found[0]["sha256"]:
+            log.warning("%s does not match its checksum. It is recomputed.", path)
+            return None
         return np.memmap(path, dtype=np.float32, mode="c", shape=shape)
 
+    @contextlib.contextmanager
+    def mapping(self, kind: str, key: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+        """Yield a writable float32 array on disk; it becomes the entry when the block ends without an error."""
+        path = self.path(kind, key, "f32")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            array = np.memmap(name, dtype=np.float32, mode="w+", shape=shape)
+            yield array
+            array.flush()
+            digest = file_sha256(Path(name))
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        self.save(kind, key, {"sha256": digest, "shape": list(shape)})
+
     def get_or_compute(
-        self, kind: str, key: Mapping[str, Any], compute: Callable[[], tuple[Any, Arrays | None]]
+        self,
+        kind: str,
+        key: Mapping[str, Any],
+        compute: Callable[[], tuple[Any, Arrays | None]],
     ) -> tuple[Any, Arrays]:
         """Load an entry, or compute `(data, arrays)` and save it. A corrupt entry is reported and recomputed."""
         try:
             found = self.load(kind, key)
-        except CorruptEntry as error:
+        except CorruptEntryError as error:
             log.warning("%s. It is recomputed.", error)
             found = None
         if found is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -46,7 +47,6 @@ class Site:
     split: Split
     design: Design
     decomposer: Decomposer
-    key: str
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,12 @@ class Study:
 
     def sae(self, *, near_l0: float | None = None, width: int | None = None, **where: Any) -> SaeRef:
         """The one SAE nearest to an L0 and a width (the profile's own, unless given)."""
-        wanted = width or self.profile.width
-        found = self.saes(near_l0=near_l0 or self.profile.near_l0, **where)
-        return min(found, key=lambda ref: (abs(math.log(ref.d_sae / wanted)), ref.architecture != found[-1].architecture))
+        wanted, target = width or self.profile.width, near_l0 or self.profile.near_l0
+        found = self.saes(near_l0=target, **where)
+        return min(
+            found,
+            key=lambda ref: (abs(math.log(ref.d_sae / wanted)), abs(ref.l0 - target)),
+        )
 
     @cached_property
     def model(self) -> TransformerBridge:
@@ -145,25 +148,50 @@ class Study:
 
     def site(self, layer: int | None = None, component: Component = "resid") -> Site:
         """The activations of one site, from the store or from one run of the model."""
-        layer = self.profile.layer if layer is None else layer
-        if (layer, component) not in self._sites:
-            self.collect([(layer, component)])
-        return self._sites[layer, component]
+        where = (self.profile.layer if layer is None else layer, component)
+        if where not in self._sites:
+            self.collect([where])
+            self._sites[where] = self._open_site(*where)
+        return self._sites[where]
 
-    def collect(self, wanted: Sequence[tuple[int, Component]]) -> None:
-        """Make several sites ready, running the model once for those that the store lacks."""
-        for layer, component in wanted:
-            if (layer, component) not in self._sites:
-                self._sites[layer, component] = self._open_site(layer, component)
+    def collect(self, wanted: Iterable[tuple[int, Component]]) -> None:
+        """Put the activations of several sites into the store, running the model once for all that it lacks."""
+        missing = [where for where in sorted(set(wanted)) if where not in self._sites and self._stored(*where) is None]
+        if not missing:
+            return
+        p, hooks = (
+            self.profile,
+            [models.hook_name(component, layer) for layer, component in missing],
+        )
+        with contextlib.ExitStack() as stack:
+            arrays = [
+                stack.enter_context(self.store.mapping("activations", self._site_key(*where), self._shape(where[1])))
+                for where in missing
+            ]
+            batches = models.activations(self.model, self.contexts, hooks, p.batch)
+            total, rows = math.ceil(p.n_contexts / p.batch), 0
+            for batch in tqdm(batches, total=total, desc="activations", unit="batch", leave=False):
+                kept = [batch[hook][:, p.skip : p.ctx_len - 1].flatten(0, 1).float().cpu() for hook in hooks]
+                for array, values in zip(arrays, kept, strict=True):
+                    array[rows : rows + len(values)] = values.numpy()
+                rows += len(kept[0])
+
+    def _shape(self, component: Component) -> tuple[int, int]:
+        return (
+            self.profile.n_contexts * self.profile.kept_per_context,
+            models.hook_width(self.profile, component),
+        )
+
+    def _stored(self, layer: int, component: Component) -> np.ndarray | None:
+        return self.store.mapped("activations", self._site_key(layer, component), self._shape(component))
 
     def _site_key(self, layer: int, component: Component) -> dict[str, Any]:
-        p = self.profile
         return {
             "model": self._model_identity,
             "tokens": hashlib.sha256(self.contexts.numpy().tobytes()).hexdigest(),
             "hook_name": models.hook_name(component, layer),
-            "skip": p.skip,
-            "dtype": p.dtype,
+            "skip": self.profile.skip,
+            "dtype": self.profile.dtype,
         }
 
     @cached_property
@@ -172,43 +200,33 @@ class Study:
 
     def _open_site(self, layer: int, component: Component) -> Site:
         p, hook = self.profile, models.hook_name(component, layer)
+        array = self._stored(layer, component)
+        if array is None:
+            raise RuntimeError(f"the activations of {hook} vanished from {self.store.root} while they were in use")
+        x = torch.from_numpy(array)
         kept = torch.arange(p.skip, p.ctx_len - 1)
-        n_tokens = len(self.contexts) * len(kept)
-        key = self._site_key(layer, component)
-        width = models.hook_width(self.profile, component)
-
-        def fill(array: np.ndarray) -> None:
-            rows = 0
-            batches = models.activations(self.model, self.contexts, [hook], p.batch)
-            total = math.ceil(len(self.contexts) / p.batch)
-            for batch in tqdm(batches, total=total, desc=f"activations {hook}", unit="batch", leave=False):
-                values = batch[hook][:, kept].flatten(0, 1).float().cpu()
-                array[rows : rows + len(values)] = values.numpy()
-                rows += len(values)
-
-        x = torch.from_numpy(self.store.get_or_map("activations", key, (n_tokens, width), fill))
-        context = torch.arange(len(self.contexts)).repeat_interleave(len(kept))
+        context = torch.arange(p.n_contexts).repeat_interleave(len(kept))
         split = Split.random(context, p.fit_fraction, p.seed, p.split_by)
-        device = models.resolve_device(p.device)
-        design = Design(x, split, block=p.block, device=device, name=hook)
+        design = Design(x, split, block=p.block, device=models.resolve_device(p.device), name=hook)
         return Site(
             hook_name=hook,
             layer=layer,
             component=component,
             x=x,
             context=context,
-            position=kept.repeat(len(self.contexts)),
+            position=kept.repeat(p.n_contexts),
             token_id=self.contexts[:, kept].flatten(),
             split=split,
             design=design,
             decomposer=Decomposer(design, n_bootstrap=p.n_bootstrap, seed=p.seed),
-            key=content_key(key),
         )
 
     # --- measurements --------------------------------------------------------------------------------------
 
     def measure(self, refs: Sequence[SaeRef]) -> pd.DataFrame:
         """One row per SAE: what it is, its measured L0 and dead latents, and each metric with its interval."""
+        if not all(self.store.path("sae", self.result_key(ref)).exists() for ref in refs):
+            self.collect((ref.layer, ref.component) for ref in refs)
         rows = [self._result(ref)[0] for ref in tqdm(refs, desc="SAEs", unit="SAE", leave=False)]
         return pd.DataFrame([self._row(ref, row) for ref, row in zip(refs, rows, strict=True)])
 
@@ -221,7 +239,10 @@ class Study:
 
         def compute() -> tuple[Any, Arrays]:
             fitted = self._decompose(ref)[0].error_map
-            return None, {"coef": fitted.coef.float().numpy(), "intercept": fitted.intercept.float().numpy()}
+            return None, {
+                "coef": fitted.coef.float().numpy(),
+                "intercept": fitted.intercept.float().numpy(),
+            }
 
         arrays = self.store.get_or_compute("error_map", self.result_key(ref), compute)[1]
         return AffineMap(torch.from_numpy(arrays["coef"]), torch.from_numpy(arrays["intercept"]))
@@ -244,7 +265,12 @@ class Study:
         p = self.profile
         protocol = {name: getattr(p, name) for name in ("fit_fraction", "split_by", "seed", "n_bootstrap")}
         site = content_key(self._site_key(ref.layer, ref.component))
-        return {"site": site, "sae": ref.key(), "protocol": protocol, "maths": maths_version()}
+        return {
+            "site": site,
+            "sae": ref.key(),
+            "protocol": protocol,
+            "maths": maths_version(),
+        }
 
     def _result(self, ref: SaeRef) -> tuple[dict[str, Any], Arrays]:
         def compute() -> tuple[Any, Arrays]:
@@ -254,7 +280,11 @@ class Study:
                 for name, e in result.metrics.items()
             }
             scalars = {name: result.scalars[name].numpy() for name in SCALARS} | {"l0": l0.float().numpy()}
-            data = {"l0": float(l0.double().mean()), "dead_fraction": dead, "shrinkage": result.shrinkage}
+            data = {
+                "l0": float(l0.double().mean()),
+                "dead_fraction": dead,
+                "shrinkage": result.shrinkage,
+            }
             return data | {"metrics": metrics}, scalars
 
         return self.store.get_or_compute("sae", self.result_key(ref), compute)
