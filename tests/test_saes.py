@@ -112,7 +112,7 @@ def test_an_sae_at_another_site_is_refused(tmp_path):
 
 def test_nearest_l0_picks_one_per_width():
     def ref(width, l0):
-        return SaeRef("r", f"{width}-{l0}", "resid", 3, "topk", width, l0)
+        return SaeRef("r", f"{width}-{l0}", "resid", 3, "blocks.3.hook_resid_post", "topk", width, l0)
 
     found = saes.nearest_l0([ref(512, 8), ref(512, 20), ref(1024, 60), ref(1024, 8)], near_l0=16)
     assert [r.id for r in found] == ["512-20", "1024-8"]

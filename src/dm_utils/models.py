@@ -13,22 +13,32 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dm_utils.profiles import Component, Profile
+from dm_utils.profiles import Component, ParameterError, Profile
 from dm_utils.store import file_sha256
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-HOOKS: dict[Component, str] = {
-    "resid": "blocks.{layer}.hook_resid_post",
-    "mlp": "blocks.{layer}.hook_mlp_out",
-    "att": "blocks.{layer}.attn.hook_z",
+SITES: dict[Component, tuple[str, ...]] = {
+    "resid": ("hook_resid_post",),
+    "mlp": ("hook_mlp_out",),
+    "att": ("attn.hook_z", "hook_attn_out"),
 }
 
 
 def hook_name(component: Component, layer: int) -> str:
-    """The site of a component in TransformerLens' names."""
-    return HOOKS[component].format(layer=layer)
+    """The usual site of a component, in TransformerLens' names."""
+    return f"blocks.{layer}.{SITES[component][0]}"
+
+
+def parse_hook(hook: str) -> tuple[Component, int]:
+    """The component and layer of a site. Raises ParameterError for a site that is not studied here."""
+    block, layer, site = [*hook.split(".", 2), "", ""][:3]
+    for component, names in SITES.items():
+        if block == "blocks" and layer.isdigit() and site in names:
+            return component, int(layer)
+    studied = ", ".join(f"blocks.L.{name}" for names in SITES.values() for name in names)
+    raise ParameterError(f"{hook or 'no named hook'!r} is not a site studied here; those are {studied}")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -65,9 +75,9 @@ def load_tokenizer(profile: Profile) -> Any:
     return AutoTokenizer.from_pretrained(model_path(profile), revision=profile.model_revision)
 
 
-def hook_width(profile: Profile, component: Component) -> int:
+def hook_width(profile: Profile, hook: str) -> int:
     """Width of a site: d_model, or heads × d_head for attention outputs before their projection."""
-    if component != "att":
+    if not hook.endswith("hook_z"):
         return profile.d_model
     from transformers import AutoConfig
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dm_utils.models import HOOKS
+from dm_utils.models import parse_hook
 from dm_utils.profiles import Component, ParameterError, Profile
 from dm_utils.store import file_sha256
 
@@ -32,15 +32,11 @@ class SaeRef:
     id: str
     component: Component
     layer: int
+    hook_name: str
     architecture: str
     d_sae: int
     l0: float
     revision: str = ""
-
-    @property
-    def hook_name(self) -> str:
-        """The site in TransformerLens' names."""
-        return HOOKS[self.component].format(layer=self.layer)
 
     def key(self) -> dict[str, Any]:
         """What identifies the SAE in a result's key."""
@@ -102,19 +98,17 @@ def folder_catalog(folder: Path, release: str) -> tuple[SaeRef, ...]:
 def _folder_ref(path: Path, release: str) -> SaeRef:
     config = json.loads(path.read_text())
     hook = config.get("metadata", {}).get("hook_name") or config.get("hook_name") or ""
-    sites = {kind: template.split("{layer}.")[1] for kind, template in HOOKS.items()}
-    component = next((kind for kind, tail in sites.items() if hook.endswith(tail)), None)
-    if component is None:
-        raise ParameterError(
-            f"{path.parent} sits at {hook or 'no named hook'!r}; "
-            f"the sites studied here are {', '.join(t.format(layer='L') for t in HOOKS.values())}"
-        )
+    try:
+        component, layer = parse_hook(hook)
+    except ParameterError as error:
+        raise ParameterError(f"the SAE in {path.parent}: {error}") from None
     weights = path.parent / "sae_weights.safetensors"
     return SaeRef(
         release=release,
         id=path.parent.name,
         component=component,
-        layer=int(hook.split(".")[1]),
+        layer=layer,
+        hook_name=hook,
         architecture=config["architecture"],
         d_sae=config["d_sae"],
         l0=float(config.get("metadata", {}).get("l0") or config.get("k") or 0),

@@ -165,7 +165,7 @@ class Study:
         )
         with contextlib.ExitStack() as stack:
             arrays = [
-                stack.enter_context(self.store.mapping("activations", self._site_key(*where), self._shape(where[1])))
+                stack.enter_context(self.store.mapping("activations", self._site_key(*where), self._shape(*where)))
                 for where in missing
             ]
             batches = models.activations(self.model, self.contexts, hooks, p.batch)
@@ -183,13 +183,13 @@ class Study:
         )
 
     def _stored(self, layer: int, component: Component) -> np.ndarray | None:
-        return self.store.mapped("activations", self._site_key(layer, component), self._shape(component))
+        return self.store.mapped("activations", self._site_key(layer, component), self._shape(layer, component))
 
     def _site_key(self, layer: int, component: Component) -> dict[str, Any]:
         return {
             "model": self._model_identity,
             "tokens": hashlib.sha256(self.contexts.numpy().tobytes()).hexdigest(),
-            "hook_name": models.hook_name(component, layer),
+            "hook_name": self.hook_name(layer, component),
             "skip": self.profile.skip,
             "dtype": self.profile.dtype,
         }
@@ -199,7 +199,7 @@ class Study:
         return models.identity(self.profile)
 
     def _open_site(self, layer: int, component: Component) -> Site:
-        p, hook = self.profile, models.hook_name(component, layer)
+        p, hook = self.profile, self.hook_name(layer, component)
         array = self._stored(layer, component)
         if array is None:
             raise RuntimeError(f"the activations of {hook} vanished from {self.store.root} while they were in use")
