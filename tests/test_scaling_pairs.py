@@ -1,0 +1,103 @@
+"""Regressions among per-context moments: equal to explicit least squares, with controls that behave as they must."""
+
+import numpy as np
+import pytest
+import torch
+
+from dm_utils.per_token import transfer
+from dm_utils.regression import Split
+from dm_utils.scaling_pairs import ContextMoments
+
+N, CONTEXTS = 6000, 60
+
+
+@pytest.fixture
+def split():
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(3))  # contexts need not be contiguous
+    return Split.random((torch.arange(N) * CONTEXTS // N)[order], seed=1)
+
+
+@pytest.fixture
+def columns():
+    """Squared norms where the larger SAE keeps all of the nonlinear part and a third of the linear part."""
+    rng = np.random.default_rng(0)
+    linear, nonlinear = rng.gamma(3, 2, N), rng.gamma(4, 1, N)
+    values = {
+        "error": linear + nonlinear,
+        "linear": linear,
+        "nonlinear": nonlinear,
+        "noise": rng.normal(size=N),
+        "larger": linear / 3 + nonlinear + 0.5 + 0.3 * rng.normal(size=N),
+    }
+    return {name: torch.from_numpy(value) for name, value in values.items()}
+
+
+def held_out_fvu(columns, split, target, regressors, intercept):
+    z = torch.stack([columns[name] for name in regressors] + [torch.ones(N).double()] * intercept, 1)
+    y, fit = columns[target], split.fit
+    residual = y - z @ torch.linalg.lstsq(z[fit], y[fit, None]).solution[:, 0]
+    rest = y[~fit]
+    return float((residual[~fit] ** 2).sum() / ((rest - rest.mean()) ** 2).sum())
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("regressors", [["error"], ["error", "nonlinear"], ["error", "nonlinear", "noise"]])
+def test_fvu_equals_explicit_least_squares(columns, split, regressors, intercept):
+    found = ContextMoments(columns, split).fvu("larger", regressors, intercept)
+    assert found.value == pytest.approx(held_out_fvu(columns, split, "larger", regressors, intercept), rel=1e-9)
+    assert found.low < found.value < found.high
+
+
+def test_one_regressor_agrees_with_the_transfer_of_section_4_4(columns, split):
+    found = ContextMoments(columns, split).fvu("larger", ["error"])
+    other = transfer(torch.stack([columns["error"], columns["larger"]]), split)[0, 1].r2
+    np.testing.assert_allclose(
+        [1 - found.value, 1 - found.high, 1 - found.low], [other.value, other.low, other.high], atol=1e-9
+    )
+
+
+def test_a_kept_nonlinear_part_decreases_the_fvu_by_what_was_planted(columns, split):
+    moments = ContextMoments(columns, split)
+    decrease = moments.percent_decrease("larger", ["error"], ["nonlinear"])
+    one, two = (held_out_fvu(columns, split, "larger", r, True) for r in (["error"], ["error", "nonlinear"]))
+    assert decrease.value == pytest.approx(100 * (1 - two / one), rel=1e-9)
+    assert decrease.low > 50
+
+
+def test_without_a_cross_term_the_linear_part_helps_exactly_as_much(columns, split):
+    """‖e‖² = ‖linear‖² + ‖nonlinear‖² makes the two second regressors span the same space."""
+    moments = ContextMoments(columns, split)
+    nonlinear, linear = (moments.percent_decrease("larger", ["error"], [part]) for part in ("nonlinear", "linear"))
+    assert nonlinear.value == pytest.approx(linear.value, rel=1e-6)
+
+
+def test_a_regressor_of_noise_does_not_help(columns, split):
+    decrease = ContextMoments(columns, split).percent_decrease("larger", ["error"], ["noise"])
+    assert abs(decrease.value) < 0.5 and decrease.low < 0.05
+
+
+def test_a_repeated_regressor_changes_nothing(columns, split):
+    moments = ContextMoments(columns | {"again": 7 * columns["error"]}, split)
+    assert moments.percent_decrease("larger", ["error"], ["again"]).value == pytest.approx(0, abs=1e-9)
+
+
+def test_coefficients_are_what_was_planted_and_inside_their_intervals(columns, split):
+    found = ContextMoments(columns, split).coefficients("larger", ["linear", "nonlinear"])
+    for name, planted in (("linear", 1 / 3), ("nonlinear", 1.0), ("intercept", 0.5)):
+        assert found[name].low < planted < found[name].high
+        assert found[name].value == pytest.approx(planted, abs=0.05)
+
+
+def test_covariance_is_that_of_the_held_out_tokens(columns, split):
+    names = ["larger", "linear", "nonlinear"]
+    expected = torch.cov(torch.stack([columns[name][~split.fit] for name in names]), correction=0)
+    torch.testing.assert_close(ContextMoments(columns, split).covariance(names), expected)
+
+
+def test_bad_columns_are_named(columns, split):
+    with pytest.raises(ValueError, match="column error must be"):
+        ContextMoments({"error": torch.ones(3)}, split)
+    with pytest.raises(ValueError, match="column error"):
+        ContextMoments({"error": torch.full((N,), torch.nan)}, split)
+    with pytest.raises(ValueError, match="no column nonlinaer"):
+        ContextMoments(columns, split).fvu("larger", ["nonlinaer"])
