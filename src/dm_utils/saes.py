@@ -97,7 +97,8 @@ def folder_catalog(folder: Path, release: str) -> tuple[SaeRef, ...]:
 
 def _folder_ref(path: Path, release: str) -> SaeRef:
     config = json.loads(path.read_text())
-    hook = config.get("metadata", {}).get("hook_name") or config.get("hook_name") or ""
+    metadata = config.get("metadata", {})
+    hook = metadata.get("hook_name") or config.get("hook_name") or ""
     try:
         component, layer = parse_hook(hook)
     except ParameterError as error:
@@ -111,7 +112,7 @@ def _folder_ref(path: Path, release: str) -> SaeRef:
         hook_name=hook,
         architecture=config["architecture"],
         d_sae=config["d_sae"],
-        l0=float(config.get("metadata", {}).get("l0") or config.get("k") or 0),
+        l0=float(metadata.get("near_l0") or metadata.get("l0") or config.get("k") or 0),
         revision=file_sha256(weights)[:16] if weights.exists() else "missing",
     )
 
