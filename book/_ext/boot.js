@@ -2,6 +2,7 @@
 const NARROW = 560; // px: below this, charts side by side are stacked
 
 function fit(spec, width) {
+  if (width < NARROW && spec.config?.legend) spec.config.legend.columns = 2;
   const views = spec.hconcat || spec.concat || spec.vconcat;
   if (!views) return spec;
   if (width < NARROW && spec.hconcat) {
@@ -23,9 +24,19 @@ async function draw(figure) {
   const spec = fit(JSON.parse(source.textContent), target.clientWidth);
   const actions = { export: true, source: false, compiled: false, editor: false };
   const result = await vegaEmbed(target, spec, { mode: "vega-lite", renderer: "svg", actions });
-  result.view.addResizeListener(() => {});
   figure.dataset.drawn = "true";
   figure.vegaView = result.view;
+  if (spec.width === "container") follow(target, result.view);
+}
+
+// Vega listens to the window only; a side bar that opens or a print layout changes the page's width without it.
+function follow(target, view) {
+  let drawn = target.clientWidth;
+  new ResizeObserver(() => requestAnimationFrame(() => {
+    if (target.clientWidth === drawn || !target.clientWidth) return;
+    drawn = target.clientWidth;
+    view.width(drawn).runAsync();
+  })).observe(target);
 }
 
 function drawAll() {

