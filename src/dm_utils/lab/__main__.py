@@ -1,0 +1,59 @@
+"""``python -m dm_utils.lab``: train the lab from scratch."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Device(StrEnum):
+    """Where to train."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Work folder; running again goes on from what it holds.")] = Path("_lab"),
+    fast: Annotated[bool, typer.Option("--fast", help="A tiny lab in seconds, to test the recipe.")] = False,
+    device: Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")] = Device.auto,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Training tokens of the language model.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="SAEs trained at the same time on the CPU.")] = 2,
+    install: Annotated[bool, typer.Option("--install", help="Replace the shipped weights when all is well.")] = False,
+) -> None:
+    """Train the lab's language model and its SAEs from scratch, or go on where an interrupted run stopped.
+
+    The result is a folder of weights with its manifest inside the work folder. The weights that ship with the package
+    are touched only with --install, and only if the health checks pass.
+    """
+    from dataclasses import replace
+
+    import torch
+
+    from dm_utils.lab import manifest, pipeline
+
+    if fast and install:
+        raise typer.BadParameter(
+            "--fast makes a toy that must not be installed; drop one of the two.", param_hint="--install"
+        )
+    where = device.value if device is not Device.auto else ("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = pipeline.fast_lab() if fast else pipeline.LabRecipe()
+    if tokens is not None:
+        recipe = replace(recipe, model=replace(recipe.model, tokens=tokens))
+    folder = pipeline.train_lab(work, recipe, where, workers)
+    problems = pipeline.failed_health(manifest.read_manifest(folder)["saes"])
+    for problem in problems:
+        typer.echo(f"health: {problem}", err=True)
+    typer.echo(f"Weights, {manifest.read_manifest(folder)['total_bytes'] / 1e6:.1f} MB, verified: {folder}")
+    if install:
+        if problems:
+            raise typer.Exit(1)
+        typer.echo(f"Installed: {manifest.install(folder)}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

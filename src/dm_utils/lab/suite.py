@@ -1,0 +1,254 @@
+"""The lab's suite of sparse autoencoders: which ones there are, and how each is trained, saved and checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from dm_utils.lab.activations import ActivationBatches
+
+MODEL_NAME = "dm-lab"
+HOOKS = {"resid": "hook_resid_post", "att": "attn.hook_z", "mlp": "hook_mlp_out"}
+_ID = re.compile(
+    r"(?P<component>resid|att|mlp)_(?P<layer>\d+)_(?P<architecture>topk|jumprelu)_(?P<d_sae>\d+)_l0_(?P<l0>\d+)"
+)
+
+
+@dataclass(frozen=True)
+class SaeSpec:
+    """Which SAE: its site, architecture, width and the L0 on its label."""
+
+    component: str
+    layer: int
+    architecture: str
+    d_sae: int
+    l0: int
+
+    @property
+    def id(self) -> str:
+        """Name of the SAE and of its folder, e.g. ``resid_3_topk_2048_l0_16``."""
+        return f"{self.component}_{self.layer}_{self.architecture}_{self.d_sae}_l0_{self.l0}"
+
+    @property
+    def hook_name(self) -> str:
+        """TransformerLens name of the site, e.g. ``blocks.3.hook_resid_post``."""
+        return f"blocks.{self.layer}.{HOOKS[self.component]}"
+
+    @classmethod
+    def from_id(cls, sae_id: str) -> SaeSpec:
+        """Read a name such as ``resid_3_topk_2048_l0_16``; anything else raises ``ValueError``."""
+        match = _ID.fullmatch(sae_id)
+        if match is None:
+            raise ValueError(f"{sae_id!r} is not an id of the lab's suite; expected e.g. resid_3_topk_2048_l0_16.")
+        part = match.groupdict()
+        return cls(part["component"], int(part["layer"]), part["architecture"], int(part["d_sae"]), int(part["l0"]))
+
+
+def full_suite() -> tuple[SaeSpec, ...]:
+    """Return the 33 SAEs of the lab, in the order in which they are trained."""
+    middle, widths = 3, (512, 1024, 2048, 4096, 8192)
+    sweep = {l0: [SaeSpec("resid", middle, "topk", width, l0) for width in widths] for l0 in (16, 8, 32, 4)}
+    layers = [SaeSpec("resid", layer, "topk", 2048, 16) for layer in (2, 4, 1, 5, 0)]
+    parts = [SaeSpec(part, layer, "topk", 2048, 16) for part in ("mlp", "att") for layer in (middle, middle - 1)]
+    jump = [SaeSpec("resid", middle, "jumprelu", width, l0) for width in (512, 2048) for l0 in (8, 32)]
+    return (*sweep[16], *layers, *parts, *sweep[8], *jump, *sweep[32], *sweep[4])
+
+
+@dataclass(frozen=True)
+class SaeRecipe:
+    """How every SAE of the suite is trained: SAELens' trainer, Adam, warm-up, then linear decay to zero."""
+
+    steps: int = 1200
+    batch_tokens: int = 2048
+    lr_at_512: float = 3e-3
+    lr_width_exponent: float = 0.25
+    warmup_fraction: float = 0.04
+    decay_fraction: float = 0.5
+    betas: tuple[float, float] = (0.9, 0.999)
+    aux_loss_coefficient: float = 1.0
+    dead_window_steps: int = 150
+    jumprelu_decoder_norm: float = 1.0
+    jumprelu_threshold: float = 1.0
+    jumprelu_bandwidth: float = 0.5
+    jumprelu_l0_coefficient: float = 1.0
+    jumprelu_l0_warmup_fraction: float = 0.5
+    jumprelu_pre_act_coefficient: float = 0.01
+    seed: int = 0
+
+    def lr(self, d_sae: int) -> float:
+        """Peak learning rate: ``lr_at_512 * (512 / d_sae) ** lr_width_exponent``."""
+        return self.lr_at_512 * (512 / d_sae) ** self.lr_width_exponent
+
+
+def train_sae(spec: SaeSpec, batches: ActivationBatches, recipe: SaeRecipe, device: str = "cpu") -> Any:
+    """Train one SAE with SAELens and return it taking and giving raw activations.
+
+    The activations are scaled to unit variance per dimension, the decoder bias starts at their mean and the encoder
+    bias cancels it; when training ends the scale is folded into the weights.
+
+    Raises
+    ------
+    FloatingPointError
+        If a weight is not finite at the end.
+    """
+    from sae_lens import LoggingConfig, SAETrainer
+    from sae_lens.config import SAETrainerConfig
+
+    torch.manual_seed(recipe.seed)
+    sae = _new_sae(spec, batches.x.shape[1], recipe, device)
+    with torch.no_grad():
+        mean = (batches.mean * batches.scale).to(device)
+        sae.b_dec.copy_(mean)
+        sae.b_enc.copy_(-mean @ sae.W_enc)
+    config = SAETrainerConfig(
+        total_training_samples=recipe.steps * recipe.batch_tokens,
+        train_batch_size_samples=recipe.batch_tokens,
+        lr=recipe.lr(spec.d_sae),
+        lr_end=recipe.lr(spec.d_sae),
+        lr_warm_up_steps=max(2, int(recipe.warmup_fraction * recipe.steps)),
+        lr_decay_steps=int(recipe.decay_fraction * recipe.steps),
+        adam_beta1=recipe.betas[0],
+        adam_beta2=recipe.betas[1],
+        dead_feature_window=recipe.dead_window_steps,
+        device=device,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+    trainer = SAETrainer(config, sae, data_provider=_scaled(batches, batches.scale))
+    for group in trainer.optimizer.param_groups:
+        group["fused"] = True
+    trainer.fit()
+    sae.fold_activation_norm_scaling_factor(batches.scale)
+    for name, parameter in sae.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise FloatingPointError(
+                f"{spec.id}: {name} is not finite after training; lower lr_at_512 ({recipe.lr_at_512})."
+            )
+    return sae.eval()
+
+
+def _scaled(batches: Iterator[torch.Tensor], scale: float) -> Iterator[torch.Tensor]:
+    return (batch * scale for batch in batches)
+
+
+def _new_sae(spec: SaeSpec, d_in: int, recipe: SaeRecipe, device: str) -> Any:
+    from sae_lens import JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig, TopKTrainingSAEConfig
+
+    from dm_utils.lab.sparse_topk import SparseTopKTrainingSAE
+
+    common: dict[str, Any] = {
+        "d_in": d_in,
+        "d_sae": spec.d_sae,
+        "device": device,
+        "apply_b_dec_to_input": False,
+        "reshape_activations": "hook_z" if spec.component == "att" else "none",
+    }
+    if spec.architecture == "topk":
+        return SparseTopKTrainingSAE(
+            TopKTrainingSAEConfig(**common, k=spec.l0, aux_loss_coefficient=recipe.aux_loss_coefficient)
+        )
+    return JumpReLUTrainingSAE(
+        JumpReLUTrainingSAEConfig(
+            **common,
+            decoder_init_norm=recipe.jumprelu_decoder_norm,
+            jumprelu_sparsity_loss_mode="quadratic",
+            target_l0=float(spec.l0),
+            jumprelu_init_threshold=recipe.jumprelu_threshold,
+            jumprelu_bandwidth=recipe.jumprelu_bandwidth,
+            l0_coefficient=recipe.jumprelu_l0_coefficient,
+            l0_warm_up_steps=int(recipe.jumprelu_l0_warmup_fraction * recipe.steps),
+            pre_act_loss_coefficient=recipe.jumprelu_pre_act_coefficient,
+        )
+    )
+
+
+@torch.no_grad()
+def calibrate_thresholds(sae: Any, x: torch.Tensor, l0: float) -> float:
+    """Multiply a JumpReLU SAE's thresholds by one factor so that it has the wanted L0 on ``x`` [token, d].
+
+    Returns
+    -------
+    float
+        The factor (found by bisection on its logarithm, between 1/4 and 4).
+
+    Raises
+    ------
+    ValueError
+        If no factor in that range gives the L0.
+    """
+    hidden_pre = x @ sae.W_enc + sae.b_enc  # [token, d_sae]
+    threshold = sae.threshold.clone()
+
+    def l0_at(factor: float) -> float:
+        return (hidden_pre > threshold * factor).sum(1).float().mean().item()
+
+    low, high = 0.25, 4.0
+    if not l0_at(high) <= l0 <= l0_at(low):
+        reach = f"{l0_at(high):.1f} … {l0_at(low):.1f}"
+        raise ValueError(f"L0 {l0} is out of reach: thresholds times {low} … {high} give {reach}.")
+    for _ in range(40):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if l0_at(middle) > l0 else (low, middle)
+    factor = (low * high) ** 0.5
+    sae.threshold.copy_(threshold * factor)
+    return factor
+
+
+def save_sae(sae: Any, spec: SaeSpec, folder: Path, **metadata: Any) -> None:
+    """Save in SAELens' inference format (``cfg.json``, ``sae_weights.safetensors``), the weights as float16."""
+    for name in list(sae.cfg.metadata.keys()):
+        if name not in ("sae_lens_version", "sae_lens_training_version"):
+            delattr(sae.cfg.metadata, name)
+    site = {"model_name": MODEL_NAME, "hook_name": spec.hook_name, "hook_layer": spec.layer, "near_l0": spec.l0}
+    for name, value in {**site, "prepend_bos": True, **metadata}.items():
+        sae.cfg.metadata[name] = value
+    if spec.architecture == "jumprelu":
+        sae.fold_W_dec_norm()
+    sae.to("cpu").save_inference_model(folder)
+    weights = folder / "sae_weights.safetensors"
+    save_file({name: value.half().contiguous() for name, value in load_file(weights).items()}, weights)
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+
+@torch.no_grad()
+def health(folder: Path, x: torch.Tensor, block: int = 8192) -> dict[str, float]:
+    """Measure a saved SAE on activations it never saw.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``cfg.json`` and ``sae_weights.safetensors``.
+    x : Tensor, [token, d]
+        Raw activations of its site, any floating dtype.
+
+    Returns
+    -------
+    dict
+        ``fvu`` = Σ‖x − Sae(x)‖² / Σ‖x − mean‖²; ``l0``, the mean number of active latents per token; and
+        ``dead_fraction``, the share of latents that are active on no token of ``x``.
+    """
+    from sae_lens import SAE
+
+    sae: Any = SAE.load_from_disk(folder, dtype="float32")
+    if sae.cfg.reshape_activations == "hook_z":
+        sae.turn_off_forward_pass_hook_z_reshaping()
+    error = active = 0.0
+    fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
+    for start in range(0, len(x), block):
+        batch = x[start : start + block].float()
+        codes = sae.encode(batch)  # [token, d_sae]
+        error += (batch - sae.decode(codes)).double().square().sum().item()
+        fired |= (codes > 0).any(0)
+        active += (codes > 0).sum().item()
+    total = (x.double() - x.double().mean(0)).square().sum().item()
+    result = {"fvu": error / total, "l0": active / len(x), "dead_fraction": 1 - fired.double().mean().item()}
+    if not all(torch.isfinite(torch.tensor(list(result.values())))):
+        raise FloatingPointError(f"{folder.name}: the health check gives {result}.")
+    return result
