@@ -1,0 +1,190 @@
+"""Train SAEs on the parts of an SAE's error, to convergence by a stated rule (Section 5.2).
+
+Training is SAELens' `SAETrainer`, one TopK shape for every target. Targets are the linear and the nonlinear error, and
+for each a Gaussian with the same mean and covariance: what an SAE makes of the covariance alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from sae_lens import SAETrainer, TopKSAE, TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
+from sae_lens.config import SAETrainerConfig
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dm_utils.error_streams import Moments2, Stream, moments
+from dm_utils.store import Arrays
+
+TARGETS = ("linear", "nonlinear", "linear_gaussian", "nonlinear_gaussian")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Shape, budget and stopping rule, the same for every target.
+
+    Attributes
+    ----------
+    d_sae, k : latents, and active latents per token (TopK).
+    learning_rates : grid; each target takes the one with the lowest validation FVU.
+    n_seeds : training runs per target.
+    batch : rows per step.
+    max_steps : the budget.
+    check_every : steps between two looks at the validation FVU.
+    patience, least_improvement : the rule. A run has converged when the validation FVU, averaged over the last `patience`
+        steps, is less than this share below its average over the `patience` steps before.
+    warm_up : steps over which the learning rate rises to its value.
+    n_validation : rows that the rule and the grid look at; none of them is trained on or reported.
+    """
+
+    d_sae: int = 1024
+    k: int = 16
+    learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+    n_seeds: int = 3
+    batch: int = 2048
+    max_steps: int = 4000
+    check_every: int = 25
+    patience: int = 500
+    least_improvement: float = 0.005
+    warm_up: int = 100
+    n_validation: int = 8192
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= self.d_sae:
+            raise ValueError(f"k is {self.k}; it must lie between 1 and d_sae = {self.d_sae}")
+        if self.n_seeds < 1 or not self.learning_rates or min(self.learning_rates) <= 0:
+            raise ValueError(
+                f"n_seeds {self.n_seeds} and learning_rates {self.learning_rates} must be positive and not empty"
+            )
+        if not self.check_every <= self.patience <= self.max_steps // 2:
+            raise ValueError(
+                f"patience is {self.patience}; it must be at least check_every = {self.check_every} and at most half of "
+                f"max_steps = {self.max_steps}"
+            )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training run.
+
+    `arrays` holds W_enc, b_enc, W_dec, b_dec of the inference SAE (in the target's own units); `curve` has one row per
+    look: step, train_fvu (mean over the steps since the last look), validation_fvu.
+    """
+
+    arrays: Arrays
+    curve: pd.DataFrame
+    converged: bool
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return int(self.curve["step"].iloc[-1])
+
+    def validation_fvu(self, plan: TrainingPlan) -> float:
+        """The smoothed validation FVU at the end: what the grid compares."""
+        return float(self.curve["validation_fvu"].tail(plan.patience // plan.check_every).mean())
+
+
+def has_converged(fvu: np.ndarray, plan: TrainingPlan) -> bool:
+    """The stopping rule, applied to the validation FVU at every look so far [look]."""
+    n = plan.patience // plan.check_every
+    if len(fvu) < 2 * n:
+        return False
+    before, last = fvu[-2 * n : -n].mean(), fvu[-n:].mean()
+    return bool(before - last < plan.least_improvement * before)
+
+
+def train(stream: Stream, validation: Stream, plan: TrainingPlan, lr: float, seed: int) -> Trained:
+    """Train one TopK SAE on a stream until it has converged or the budget is spent.
+
+    Rows are centred and divided by one number before they reach the SAE, so that learning rates mean the same for every
+    target; the returned SAE undoes that and works in the target's own units.
+
+    Raises
+    ------
+    ValueError
+        If the stream has fewer rows than a batch, does not vary, or the loss is no longer finite.
+    """
+    like = moments(stream)
+    device = next(stream.blocks(1))[1].device
+    trainer = _trainer(len(like.mean), plan, lr, seed, device)
+    held_out = like.standardise(torch.cat([rows for _, rows in validation.blocks(plan.batch)]))
+    batches = stream.batches(plan.batch, seed)
+    looks: list[dict[str, float]] = []
+    recent: list[float] = []
+    for step in tqdm(range(1, plan.max_steps + 1), desc=f"SAE, lr {lr:g}, seed {seed}", unit="step", leave=False):
+        recent.append(_step(trainer, like.standardise(next(batches))))
+        if step % plan.check_every:
+            continue
+        looks.append({"step": step, "train_fvu": float(np.mean(recent)), "validation_fvu": fvu(trainer.sae, held_out)})
+        recent = []
+        if not np.isfinite(looks[-1]["train_fvu"]):
+            raise ValueError(
+                f"the loss is no longer finite at step {step} with learning rate {lr:g}; use a smaller one"
+            )
+        if has_converged(np.array([look["validation_fvu"] for look in looks]), plan):
+            break
+    curve = pd.DataFrame(looks)
+    return Trained(inference_arrays(trainer.sae, like), curve, has_converged(curve["validation_fvu"].to_numpy(), plan))
+
+
+def _trainer(d_in: int, plan: TrainingPlan, lr: float, seed: int, device: torch.device) -> SAETrainer[Any, Any]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d_in, d_sae=plan.d_sae, k=plan.k, device=str(device)))
+    config = SAETrainerConfig(
+        total_training_samples=plan.max_steps * plan.batch,
+        train_batch_size_samples=plan.batch,
+        lr=lr,
+        lr_end=lr,
+        lr_warm_up_steps=plan.warm_up,
+        dead_feature_window=200,
+        device=str(device),
+    )
+    return SAETrainer(cfg=config, sae=sae.to(device), data_provider=iter(()))
+
+
+def _step(trainer: SAETrainer[Any, Any], batch: Float[Tensor, "row d"]) -> float:
+    """One step of SAELens' trainer; the FVU of the batch before it."""
+    output = trainer.step(batch)
+    trainer.n_training_steps += 1
+    residual = (output.sae_out.detach() - batch).square().sum()
+    return float(residual / (batch - batch.mean(0)).square().sum())
+
+
+@torch.no_grad()
+def fvu(sae: Any, rows: Float[Tensor, "row d"]) -> float:
+    """Σ‖y − Sae(y)‖² / Σ‖y − ȳ‖² over the rows."""
+    sae.eval()
+    return float((rows - sae(rows)).square().sum() / (rows - rows.mean(0)).square().sum())
+
+
+@torch.no_grad()
+def inference_arrays(sae: TopKTrainingSAE, like: Moments2) -> Arrays:
+    """Weights of the inference SAE in the target's own units, decoder rows of unit norm.
+
+    With y' = (y − mean)/scale, a TopK SAE of y' becomes one of y: b_dec → scale · b_dec + mean and b_enc → scale · b_enc, because
+    TopK commutes with a positive factor.
+    """
+    norm, scale = sae.W_dec.norm(dim=-1), like.scale
+    tensors = {
+        "W_enc": sae.W_enc * norm,
+        "b_enc": sae.b_enc * norm * scale,
+        "W_dec": sae.W_dec / norm[:, None],
+        "b_dec": sae.b_dec * scale + like.mean.to(sae.b_dec.device, sae.b_dec.dtype),
+    }
+    return {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
+
+
+def inference_sae(arrays: Mapping[str, np.ndarray], k: int, device: torch.device | str = "cpu") -> TopKSAE:
+    """The SAE that `inference_arrays` describes."""
+    d_sae, d_in = arrays["W_dec"].shape
+    sae = TopKSAE(TopKSAEConfig(d_in=d_in, d_sae=d_sae, k=k, device=str(device)))
+    sae.load_state_dict({name: torch.from_numpy(np.asarray(arrays[name], dtype=np.float32)) for name in arrays})
+    return sae.to(device).eval().requires_grad_(False)

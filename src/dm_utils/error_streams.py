@@ -1,0 +1,161 @@
+"""Streams of error vectors to train an SAE on (Section 5.2): computed block by block, never stored.
+
+A stream gives its rows two ways: `blocks`, once and in order, to measure; `batches`, for ever and shuffled, to train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dm_utils.regression import AffineMap, check_finite
+from dm_utils.saes import reconstruct
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+Part = Literal["linear", "nonlinear"]
+PARTS: tuple[Part, ...] = ("linear", "nonlinear")
+
+
+class Stream(Protocol):
+    """Rows [row, d] of float32 that can be walked through in order or drawn from for ever."""
+
+    def __len__(self) -> int: ...
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, Float[Tensor, "row d"]]]: ...
+
+    def batches(self, size: int, seed: int) -> Iterator[Float[Tensor, "row d"]]: ...
+
+
+class ErrorStream:
+    """LinearError(x) = x B* + c* or NonlinearError(x) = x − Sae(x) − LinearError(x) of stored activations (Eqs. 14, 15).
+
+    Parameters
+    ----------
+    x : float [row, d]
+        Activations; may be memory-mapped. Only one block at a time moves to the SAE's device.
+    sae : SAE
+        The SAE whose error it is.
+    error_map : AffineMap
+        Its fitted linear error.
+    part : "linear" or "nonlinear"
+    """
+
+    def __init__(self, x: Float[Tensor, "row d"], sae: SAE[Any], error_map: AffineMap, part: Part):
+        if part not in PARTS:
+            raise ValueError(f"part is {part!r}; the error has the parts {', '.join(PARTS)}")
+        self.x, self.sae, self.error_map, self.part = x, sae, error_map, part
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def _error(self, x: Float[Tensor, "row d"]) -> Float[Tensor, "row d"]:
+        x = x.to(self.sae.W_dec.device)
+        linear = self.error_map(x)
+        return linear if self.part == "linear" else x - reconstruct(self.sae, x) - linear
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, Float[Tensor, "row d"]]]:
+        """Every row once, in order: pairs of a slice and its rows."""
+        for start in range(0, len(self), size):
+            rows = slice(start, min(start + size, len(self)))
+            yield rows, self._error(self.x[rows])
+
+    def batches(self, size: int, seed: int) -> Iterator[Float[Tensor, "row d"]]:
+        """Endless batches; every pass visits the rows in a new random order and drops the last incomplete batch."""
+        _check_batch(size, len(self))
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            order = torch.randperm(len(self), generator=generator)
+            for start in range(0, len(self) - size + 1, size):
+                yield self._error(self.x[order[start : start + size]])
+
+
+@dataclass(frozen=True)
+class Moments2:
+    """Mean [d] and covariance [d, d] of a stream's rows, float64."""
+
+    mean: Float[Tensor, " d"]
+    covariance: Float[Tensor, "d d"]
+
+    @property
+    def scale(self) -> float:
+        """Root mean variance of a dimension: rows divided by it have total variance d."""
+        return float((self.covariance.diagonal().mean()).sqrt())
+
+    def standardise(self, rows: Float[Tensor, "row d"]) -> Float[Tensor, "row d"]:
+        """Rows about the mean, divided by `scale`."""
+        return (rows - self.mean.to(rows.device, rows.dtype)) / self.scale
+
+    @property
+    def factor(self) -> Float[Tensor, "d d"]:
+        """F with F Fᵀ = covariance, whatever its rank."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return vectors * values.clamp_min(0).sqrt()
+
+
+def moments(stream: Stream, block: int = 8192) -> Moments2:
+    """Mean and covariance of a stream, accumulated in float64 about its mean.
+
+    Raises
+    ------
+    ValueError
+        If a row is not finite, or if all rows are the same, so that there is nothing to train on.
+    """
+    total = sum((rows.double().sum(0) for _, rows in stream.blocks(block)), start=torch.zeros(()))
+    mean = total / len(stream)
+    gram = torch.zeros(())
+    for where, rows in stream.blocks(block):
+        check_finite(rows, f"error vectors {where.start} to {where.stop - 1}")
+        centred = rows.double() - mean
+        gram = gram + centred.T @ centred
+    if not gram.diagonal().sum() > 0:
+        raise ValueError("every error vector is the same: there is nothing to train an SAE on")
+    return Moments2(mean.cpu(), (gram / len(stream)).cpu())
+
+
+class GaussianStream:
+    """Gaussian vectors with given moments: the control that keeps a part's covariance and forgets everything else.
+
+    A finite sample of `n_rows`, as many as the real stream has, so that both can be learned by heart equally well. Its
+    rows are independent, so a batch needs no shuffling inside: chunk i is drawn from a seed and i whenever it is needed.
+    """
+
+    def __init__(self, like: Moments2, n_rows: int, seed: int, device: torch.device | str = "cpu"):
+        self.n_rows, self.seed, self.device = n_rows, seed, torch.device(device)
+        self.mean = like.mean.to(self.device, torch.float32)
+        self.factor = like.factor.to(self.device, torch.float32)
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def _chunk(self, index: int, n: int) -> Float[Tensor, "row d"]:
+        state = int(np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0] >> 1)
+        generator = torch.Generator(self.device).manual_seed(state)
+        noise = torch.randn(n, len(self.mean), generator=generator, device=self.device)
+        return torch.addmm(self.mean, noise, self.factor.T)
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, Float[Tensor, "row d"]]]:
+        """Every row once, in order: pairs of a slice and its rows. Another size is another sample."""
+        for index, start in enumerate(range(0, len(self), size)):
+            rows = slice(start, min(start + size, len(self)))
+            yield rows, self._chunk(index, rows.stop - rows.start)
+
+    def batches(self, size: int, seed: int) -> Iterator[Float[Tensor, "row d"]]:
+        """Endless batches; every pass visits the complete chunks in a new random order."""
+        _check_batch(size, len(self))
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            for index in torch.randperm(len(self) // size, generator=generator).tolist():
+                yield self._chunk(index, size)
+
+
+def _check_batch(size: int, n_rows: int) -> None:
+    if not 1 <= size <= n_rows:
+        raise ValueError(f"a batch of {size} rows was asked for; the stream has {n_rows}")

@@ -1,0 +1,169 @@
+"""The norm prediction test on every part of the error (Section 5.1), and what a Gaussian would score in it.
+
+The test asks how much of the variance of ‖v‖² a linear function explains (Eq. 10 with v for SaeError).  Two regressors answer
+different questions: from x, the paper's Figure 6; from v itself, the form that Appendix B argues for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dm_utils.error_streams import Moments2
+from dm_utils.regression import Design, Estimate, probe
+from dm_utils.saes import SaeRef
+from dm_utils.store import file_sha256
+from dm_utils.study import Study
+
+VECTORS = ("x", "sae", "error", "linear", "nonlinear")
+REGRESSORS = ("from x", "from itself")
+
+
+def gaussian_r2(like: Moments2) -> float:
+    """R² of ‖v‖² from v for a Gaussian v with this mean μ and covariance Σ.
+
+    For a Gaussian Cov(v, ‖v‖²) = 2Σμ and Var ‖v‖² = 4 μᵀΣμ + 2 tr Σ², so the best linear probe is 2μ and
+
+        R² = 4 μᵀΣμ / (4 μᵀΣμ + 2 tr Σ²):
+
+    a Gaussian passes the test as well as its mean is large, without any sparse feature. NaN if v does not vary.
+    """
+    linear = 4 * like.mean @ like.covariance @ like.mean
+    rest = 2 * (like.covariance**2).sum()
+    return float(linear / (linear + rest)) if rest > 0 else math.nan
+
+
+def fit_moments(v: Float[Tensor, "token d"], fit: Tensor, block: int) -> Moments2:
+    """Mean and covariance of the fitting rows, accumulated in float64."""
+    chosen = fit.nonzero()[:, 0]
+    parts = chosen.split(block)
+    mean = sum((v[rows].double().sum(0) for rows in parts), start=torch.zeros(v.shape[1], dtype=torch.float64)) / len(
+        chosen
+    )
+    gram = torch.zeros(v.shape[1], v.shape[1], dtype=torch.float64)
+    for rows in parts:
+        centred = v[rows].double() - mean
+        gram += centred.T @ centred
+    return Moments2(mean, gram / len(chosen))
+
+
+def vectors(study: Study, ref: SaeRef) -> Iterator[tuple[str, Float[Tensor, "token d"]]]:
+    """x, Sae(x), SaeError, LinearError and NonlinearError of an SAE, one [token, d] at a time."""
+    x = study.site(ref.layer, ref.component).x
+    sae_out = torch.cat([out.cpu() for _, _, out in study.reconstructions(ref)])
+    yield "x", x
+    yield "sae", sae_out
+    error = x - sae_out
+    yield "error", error
+    linear = study.error_map(ref)(x)
+    yield "linear", linear
+    yield "nonlinear", error - linear
+
+
+def self_tests(study: Study, ref: SaeRef) -> dict[str, dict[str, Any]]:
+    """For each vector: R² of its squared norm from itself with its interval, its rank, and what its Gaussian twin would score.
+
+    Kept in the store. LinearError is an affine map of x: where that map has full rank, both regressors must agree.
+    """
+
+    def compute() -> tuple[Any, None]:
+        split, block = study.site(ref.layer, ref.component).split, study.profile.block
+        found = {}
+        for name, v in vectors(study, ref):
+            design = Design(v, split, block=block, name=name)
+            norm2 = torch.cat([rows.double().square().sum(1) for rows in v.split(block)])
+            r2 = design.probe(norm2[:, None], study.profile.n_bootstrap, study.profile.seed)[0].r2
+            twin = gaussian_r2(fit_moments(v, split.fit, block))
+            values = {"value": r2.value, "low": r2.low, "high": r2.high, "gaussian": twin}
+            found[name] = {key: None if math.isnan(value) else value for key, value in values.items()} | {
+                "rank": design.rank
+            }
+        return found, None
+
+    key = study.result_key(ref) | {"norm_test": file_sha256(Path(__file__))}
+    return study.store.get_or_compute("norm_test", key, compute)[0]
+
+
+def norm_tests(study: Study, refs: Sequence[SaeRef]) -> pd.DataFrame:
+    """The test for every SAE, vector and regressor.
+
+    Returns
+    -------
+    DataFrame
+        One row per SAE, vector (`VECTORS`, column ``vector``) and regressor (`REGRESSORS`): ``value, low, high``, the Gaussian
+        twin's ``gaussian`` (from itself only), ``fvu``, and the SAE's columns with its site in ``site``. x is the same for every SAE
+        of a site and appears once per site.
+    """
+    measured = study.measure(refs)
+    parts = []
+    for ref, (_, row) in tqdm(list(zip(refs, measured.iterrows(), strict=True)), desc="norm tests", leave=False):
+        own = self_tests(study, ref)
+        for name in VECTORS:
+            from_x = {
+                key: row[f"r2_{name}_norm{end}"] for key, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+            }
+            parts.append({"vector": name, "regressor": "from x", **from_x, **_about(row)})
+            parts.append({"vector": name, "regressor": "from itself", **own[name], **_about(row)})
+    table = pd.DataFrame(parts).astype({"value": float, "low": float, "high": float, "gaussian": float})
+    is_x = table["vector"] == "x"
+    once = table[is_x].drop_duplicates(["hook_name", "regressor"])
+    once = once.assign(sae_id="(any SAE of the site)", d_sae=None, l0=None, architecture="–", fvu=None)
+    return pd.concat([once, table[~is_x]], ignore_index=True)
+
+
+def _about(row: pd.Series) -> dict[str, Any]:
+    names = ("sae_id", "hook_name", "layer", "architecture", "d_sae", "l0", "fvu", "dead_fraction")
+    return {name: row[name] for name in names} | {"site": row["component"]}
+
+
+def outliers(table: pd.DataFrame, reach: float = 1.5) -> pd.DataFrame:
+    """Rows beyond `reach` interquartile ranges from the quartiles of their vector and regressor (a box plot's rule)."""
+
+    def beyond(values: pd.Series) -> pd.Series:
+        low, high = values.quantile([0.25, 0.75])
+        margin = reach * (high - low)
+        return (values < low - margin) | (values > high + margin)
+
+    flagged = table.groupby(["vector", "regressor"])["value"].transform(beyond).astype(bool)
+    return table[flagged | table["value"].isna()].sort_values("value").reset_index(drop=True)
+
+
+def without_largest(study: Study, ref: SaeRef, vector: str, share: float = 0.001) -> dict[str, float | Estimate]:
+    """Why an R² may be low: how much of the variance of ‖v‖² sits in its largest tokens, and the R² (from x) without them.
+
+    Returns ``share_of_variance``, the part of Σ(‖v‖² − mean)² that the largest `share` of tokens holds, and ``r2_without``, fitted and
+    evaluated on the other tokens.
+    """
+    if not 0 < share < 0.5:
+        raise ValueError(f"share is {share}; it must lie strictly between 0 and 0.5")
+    site = study.site(ref.layer, ref.component)
+    norm2 = torch.from_numpy(study.token_scalars(ref)[f"{vector}_norm2"]).double()
+    deviation = (norm2 - norm2.mean()).square()
+    largest = torch.zeros(len(norm2), dtype=torch.bool)
+    largest[norm2.topk(max(1, round(share * len(norm2)))).indices] = True
+    keep = ~largest
+    split = type(site.split)(fit=site.split.fit[keep], group=site.split.group[keep])
+    rest = probe(site.x[keep], norm2[keep], split, n_bootstrap=study.profile.n_bootstrap, seed=study.profile.seed)
+    return {"share_of_variance": float(deviation[largest].sum() / deviation.sum()), "r2_without": rest.r2}
+
+
+def explain_outliers(study: Study, refs: Sequence[SaeRef], found: pd.DataFrame) -> pd.DataFrame:
+    """`without_largest` for each row of `outliers` (regressor from x): adds ``share_of_variance`` and ``r2_without``."""
+    by_id = {(ref.hook_name, ref.id): ref for ref in refs}
+    by_site = {ref.hook_name: ref for ref in refs}
+    rows = []
+    for _, row in found[found["regressor"] == "from x"].iterrows():
+        ref = by_id.get((row["hook_name"], row["sae_id"]), by_site[row["hook_name"]])
+        why = without_largest(study, ref, row["vector"])
+        rows.append(
+            row.to_dict() | {"share_of_variance": why["share_of_variance"], "r2_without": why["r2_without"].value}
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,329 @@
+"""SAEs on error parts: streams that must add up, training with known outcomes, the stopping rule, and the experiment."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import dm_utils as dm
+from dm_utils import error_sae_study
+from dm_utils.error_sae_study import ErrorSaeStudy, precompute
+from dm_utils.error_saes import (
+    TARGETS,
+    TrainingPlan,
+    fvu,
+    has_converged,
+    inference_arrays,
+    inference_sae,
+    train,
+)
+from dm_utils.error_saes import _step as take_step
+from dm_utils.error_saes import _trainer as make_trainer
+from dm_utils.error_streams import ErrorStream, GaussianStream, Moments2, moments
+from dm_utils.regression import AffineMap
+from dm_utils.store import Store
+from dm_utils.study import Study
+from dm_utils.text_windows import Plan
+
+PLAN = TrainingPlan(
+    d_sae=32, k=2, learning_rates=(3e-3,), batch=256, max_steps=300, check_every=20, patience=100, warm_up=10
+)
+
+
+class Rows:
+    """A stream of given rows."""
+
+    def __init__(self, y):
+        self.y = y
+
+    def __len__(self):
+        return len(self.y)
+
+    def blocks(self, size):
+        return ((slice(i, min(i + size, len(self))), self.y[i : i + size]) for i in range(0, len(self), size))
+
+    def batches(self, size, seed):
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            yield self.y[torch.randint(len(self), (size,), generator=generator)]
+
+
+def sparse_rows(n=6000, d=16, n_features=24, seed=0, scale=1.0, mean=0.0):
+    """Two random non-negative features out of 24 per row, in 16 dimensions."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.nn.functional.normalize(
+        torch.randn(n_features, d, generator=torch.Generator().manual_seed(9)), dim=1
+    )
+    weights = torch.zeros(n, n_features)
+    weights.scatter_(1, torch.rand(n, n_features, generator=generator).topk(2).indices, 1.0)
+    return scale * (weights * (0.5 + torch.rand(n, n_features, generator=generator))) @ features + mean
+
+
+@pytest.fixture(scope="module")
+def sae():
+    torch.manual_seed(0)
+    weights = {
+        "W_enc": torch.randn(6, 12),
+        "b_enc": torch.zeros(12),
+        "W_dec": torch.randn(12, 6),
+        "b_dec": torch.randn(6),
+    }
+    return inference_sae({name: tensor.numpy() for name, tensor in weights.items()}, k=3)
+
+
+@pytest.fixture(scope="module")
+def error_map():
+    return AffineMap(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)), torch.ones(6))
+
+
+def streams(sae, error_map, n=1000):
+    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(2))
+    return x, ErrorStream(x, sae, error_map, "linear"), ErrorStream(x, sae, error_map, "nonlinear")
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_two_parts_add_up_to_the_error_whatever_the_block(sae, error_map):
+    x, linear, nonlinear = streams(sae, error_map)
+    for size in (7, 1000, 4096):
+        total = torch.cat([a + b for (_, a), (_, b) in zip(linear.blocks(size), nonlinear.blocks(size), strict=True)])
+        torch.testing.assert_close(total, x - sae(x))
+    torch.testing.assert_close(
+        torch.cat([rows for _, rows in linear.blocks(300)]), x @ error_map.coef + error_map.intercept
+    )
+
+
+def test_a_pass_of_batches_visits_every_row_once_in_an_order_that_the_seed_decides(sae, error_map):
+    x, linear, _ = streams(sae, error_map)
+    stream = linear.batches(100, seed=3)
+    first, second = (torch.cat([next(stream) for _ in range(10)]) for _ in range(2))
+    again = linear.batches(100, seed=3)
+    whole = linear._error(x)
+    assert torch.equal(first, torch.cat([next(again) for _ in range(10)]))
+    assert not torch.equal(first, second)
+    for batch in (first, second):
+        torch.testing.assert_close(batch.sort(dim=0).values, whole.sort(dim=0).values)
+
+
+def test_wrong_parts_and_batches_are_refused_with_what_is_allowed(sae, error_map):
+    x, linear, _ = streams(sae, error_map, 50)
+    with pytest.raises(ValueError, match=r"'both'.*linear, nonlinear"):
+        ErrorStream(x, sae, error_map, "both")
+    with pytest.raises(ValueError, match=r"batch of 51 rows.*has 50"):
+        next(linear.batches(51, 0))
+
+
+def test_moments_are_those_of_numpy_and_refuse_nan_and_constants():
+    y = sparse_rows(mean=1e3)
+    found = moments(Rows(y), block=999)
+    np.testing.assert_allclose(found.covariance, np.cov(y.double().T.numpy(), bias=True), atol=1e-8)
+    np.testing.assert_allclose(found.mean, y.double().mean(0), rtol=1e-12)
+    assert float(found.standardise(y.double()).var(0, correction=0).sum()) == pytest.approx(16, rel=1e-6)
+    y[17, 3] = torch.nan
+    with pytest.raises(ValueError, match="error vectors 0 to 998"):
+        moments(Rows(y), block=999)
+    with pytest.raises(ValueError, match="nothing to train"):
+        moments(Rows(torch.ones(100, 4)))
+
+
+def test_the_gaussian_twin_has_the_moments_of_its_model_and_no_more_dimensions():
+    low_rank = sparse_rows()[:, :5] @ torch.randn(5, 16, generator=torch.Generator().manual_seed(4))
+    like = moments(Rows(low_rank + 2.0))
+    twin = GaussianStream(like, 200_000, seed=1)
+    found = moments(twin)
+    assert torch.linalg.matrix_rank(found.covariance, rtol=1e-5) == 5
+    torch.testing.assert_close(found.mean, like.mean, atol=0.02, rtol=0)
+    torch.testing.assert_close(found.covariance, like.covariance, atol=0.05, rtol=0.02)
+
+
+def test_the_gaussian_twin_is_a_finite_sample_that_comes_back_every_pass():
+    twin = GaussianStream(moments(Rows(sparse_rows())), 1000, seed=1)
+    stream = twin.batches(250, seed=0)
+    first, second = ([next(stream) for _ in range(4)] for _ in range(2))
+    key = lambda rows: float(rows[0, 0])  # noqa: E731
+    assert all(torch.equal(a, b) for a, b in zip(sorted(first, key=key), sorted(second, key=key), strict=True))
+    assert not torch.equal(first[0], next(GaussianStream(moments(Rows(sparse_rows())), 1000, seed=2).batches(250, 0)))
+    assert sum(len(rows) for _, rows in twin.blocks(300)) == 1000
+
+
+# --- the stopping rule and the grid ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "curve, expected",
+    [
+        (np.full(9, 0.5), False),  # fewer looks than two windows
+        (np.full(10, 0.5), True),
+        (np.linspace(0.9, 0.5, 10), False),
+        (np.r_[np.linspace(0.9, 0.5, 10), np.full(10, 0.5)], True),
+        (np.r_[np.full(5, 0.5), np.full(5, 0.5 * 0.996)], True),
+        (np.r_[np.full(5, 0.5), np.full(5, 0.5 * 0.994)], False),
+        (np.r_[np.full(5, 0.5), np.full(5, 0.6)], True),  # worse is no improvement
+    ],
+)
+def test_a_run_has_converged_when_a_window_improves_less_than_half_a_percent(curve, expected):
+    assert has_converged(curve, PLAN) is expected
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"k": 33}, "k is 33.*d_sae = 32"),
+        ({"learning_rates": ()}, "learning_rates"),
+        ({"learning_rates": (0.0,)}, "learning_rates"),
+        ({"n_seeds": 0}, "n_seeds"),
+        ({"patience": 200}, "at most half of max_steps = 300"),
+        ({"patience": 10}, "at least check_every = 20"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingPlan(**{**vars(PLAN), **change})
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run():
+    return train(Rows(sparse_rows(scale=7.0, mean=3.0)), Rows(sparse_rows(seed=1, scale=7.0, mean=3.0)), PLAN, 3e-3, 0)
+
+
+def test_sparse_features_are_learned_and_their_gaussian_twin_is_not(run):
+    fresh = sparse_rows(seed=5, scale=7.0, mean=3.0)
+    assert fvu(inference_sae(run.arrays, PLAN.k), fresh) < 0.15
+    like = moments(Rows(sparse_rows(scale=7.0, mean=3.0)))
+    twin = train(GaussianStream(like, 6000, 1), GaussianStream(like, 6000, 2), PLAN, 3e-3, 0)
+    assert twin.validation_fvu(PLAN) > 0.3
+
+
+def test_the_curve_is_the_held_out_fvu_in_any_units(run):
+    assert run.steps <= PLAN.max_steps and run.steps % PLAN.check_every == 0
+    assert list(run.curve) == ["step", "train_fvu", "validation_fvu"]
+    last = run.curve["validation_fvu"].iloc[-1]
+    assert fvu(inference_sae(run.arrays, PLAN.k), sparse_rows(seed=1, scale=7.0, mean=3.0)) == pytest.approx(
+        last, abs=1e-5
+    )
+    short = TrainingPlan(**{**vars(PLAN), "max_steps": 40, "patience": 20})
+    plain = train(Rows(sparse_rows()), Rows(sparse_rows(seed=1)), short, 3e-3, 0)
+    assert plain.curve["validation_fvu"].iloc[0] == pytest.approx(run.curve["validation_fvu"].iloc[0], rel=1e-3)
+
+
+def test_the_same_seed_gives_the_same_sae_and_leaves_the_global_generator_alone(run):
+    torch.manual_seed(123)
+    expected = torch.rand(1)
+    torch.manual_seed(123)
+    again = train(Rows(sparse_rows(scale=7.0, mean=3.0)), Rows(sparse_rows(seed=1, scale=7.0, mean=3.0)), PLAN, 3e-3, 0)
+    assert torch.equal(torch.rand(1), expected)
+    pd.testing.assert_frame_equal(again.curve, run.curve)
+    assert np.array_equal(again.arrays["W_dec"], run.arrays["W_dec"])
+
+
+def test_inference_arrays_are_the_trained_sae_in_the_targets_units():
+    y = sparse_rows(scale=0.01, mean=-2.0)
+    like = moments(Rows(y))
+    trainer = make_trainer(16, PLAN, 3e-3, 0, torch.device("cpu"))
+    for batch in y.split(256)[:20]:
+        take_step(trainer, like.standardise(batch))
+    folded = inference_sae(inference_arrays(trainer.sae.eval(), like), PLAN.k)
+    with torch.no_grad():
+        wanted = trainer.sae(like.standardise(y)) * like.scale + like.mean.float()
+    torch.testing.assert_close(folded(y), wanted, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(folded.W_dec.norm(dim=1), torch.ones(32))
+
+
+def test_a_rate_that_explodes_is_named():
+    with pytest.raises(ValueError, match=r"no longer finite at step \d+ with learning rate 1e\+30"):
+        train(Rows(sparse_rows()), Rows(sparse_rows(seed=1)), PLAN, 1e30, 0)
+
+
+# --- the experiment on the lab ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    root = tmp_path_factory.mktemp("store")
+    study = Study(dm.load_profile("lab", n_contexts=24, n_bootstrap=200), Store(root))
+    plan = TrainingPlan(
+        d_sae=64,
+        k=4,
+        learning_rates=(1e-3, 3e-3),
+        n_seeds=2,
+        batch=256,
+        max_steps=60,
+        check_every=10,
+        patience=30,
+        warm_up=5,
+    )
+    return ErrorSaeStudy(study, study.sae(width=512), plan, train_contexts=24, shipped=Store(root / "shipped"))
+
+
+def test_training_text_and_reported_text_share_no_token_position(experiment):
+    study, text = experiment.study, experiment._text
+    assert text.contexts.shape[0] == 48 and torch.equal(text.contexts[:24], study.contexts)
+    train_rows, test_rows = experiment.stream("linear", "train"), experiment.stream("linear")
+    assert len(train_rows) == len(test_rows) == 24 * study.profile.kept_per_context
+    assert torch.equal(text.site().x[: len(test_rows)], study.site().x)
+
+
+def test_every_run_is_reported_with_an_interval_and_made_once(experiment, monkeypatch):
+    table = experiment.table()
+    assert list(table["target"].unique()) == list(TARGETS) and len(table) == 8
+    assert ((table["fvu_low"] < table["fvu"]) & (table["fvu"] < table["fvu_high"])).all()
+    assert table["lr"].isin([1e-3, 3e-3]).all()
+    monkeypatch.setattr(error_sae_study, "train", lambda *_: pytest.fail("trained again"))
+    again = ErrorSaeStudy(experiment.study, experiment.ref, experiment.plan, 24, experiment.shipped)
+    pd.testing.assert_frame_equal(again.table(), table)
+    assert len(again.curves()) == 8 * 6
+
+
+def test_the_reported_fvu_is_that_of_the_held_out_tokens(experiment):
+    site, parts = experiment.study.site(), experiment.study.parts(experiment.ref)
+    held_out = parts.nonlinear_error[~site.split.fit]
+    assert experiment.fvu("nonlinear", 1).value == pytest.approx(
+        fvu(experiment.sae("nonlinear", 1), held_out), abs=1e-5
+    )
+    seeds = [experiment.fvu("nonlinear", seed).value for seed in range(2)]
+    assert experiment.fvu("nonlinear").value == pytest.approx(np.mean(seeds))
+    gap = experiment.fvu_gap("nonlinear", "linear")
+    assert gap.value == pytest.approx(experiment.fvu("nonlinear").value - experiment.fvu("linear").value)
+
+
+def test_shipped_runs_are_used_when_the_recipe_matches_and_ignored_when_not(experiment, tmp_path, monkeypatch):
+    precompute(experiment, Store(tmp_path))
+    monkeypatch.setattr(error_sae_study, "train", lambda *_: pytest.fail("trained again"))
+    fresh = Study(experiment.study.profile, Store(tmp_path / "empty"))
+    shipped = ErrorSaeStudy(fresh, experiment.ref, experiment.plan, 24, Store(tmp_path))
+    pd.testing.assert_frame_equal(shipped.table(), experiment.table())
+    other = TrainingPlan(**{**vars(experiment.plan), "k": 5})
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        ErrorSaeStudy(fresh, experiment.ref, other, 24, Store(tmp_path)).run("linear")
+
+
+def test_a_dense_basis_is_the_principal_components(experiment):
+    y = torch.cat([rows for _, rows in experiment.stream("linear", "train").blocks(999)]).double().numpy()
+    variances = np.linalg.svd(y - y.mean(0), compute_uv=False) ** 2
+    assert experiment.dense_fvu("linear") == pytest.approx(variances[4:].sum() / variances.sum(), rel=1e-6)
+
+
+def test_activity_is_that_of_the_dense_encoder(experiment):
+    plan = Plan(window=16)
+    activity, site = experiment.activity("nonlinear", plan), experiment.study.site()
+    hidden = experiment.sae("nonlinear").encode(experiment.study.parts(experiment.ref).nonlinear_error)
+    latent = int((hidden > 0).sum(0).argmax())
+    window, position, value = activity.entries(latent)
+    starts = torch.arange(24)[:, None] * 191 + torch.arange(191 // 16) * 16
+    dense = hidden[(starts.flatten()[:, None] + torch.arange(16)).flatten(), latent].reshape(-1, 16)
+    found = torch.zeros_like(dense)
+    found[window, position] = torch.from_numpy(value)
+    torch.testing.assert_close(found, dense, atol=1e-4, rtol=1e-4)
+    assert torch.equal(torch.from_numpy(activity.tokens[0]), site.token_id[:16])
+
+
+def test_unknown_targets_and_roles_are_named(experiment):
+    with pytest.raises(ValueError, match=r"'both' for 'test'.*linear, nonlinear"):
+        experiment.stream("both")
+    with pytest.raises(ValueError, match=r"roles train, validation, test"):
+        experiment.stream("linear", "dev")
+    assert isinstance(experiment.moments("linear"), Moments2)

@@ -1,0 +1,128 @@
+"""The norm prediction test: the Gaussian's closed form, both regressors, outliers and what explains them."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import dm_utils as dm
+from dm_utils.error_streams import Moments2
+from dm_utils.norm_test import (
+    REGRESSORS,
+    VECTORS,
+    explain_outliers,
+    fit_moments,
+    gaussian_r2,
+    norm_tests,
+    outliers,
+    self_tests,
+    without_largest,
+)
+from dm_utils.regression import Split, probe
+from dm_utils.store import Store
+from dm_utils.study import Study
+
+
+def moments_with_mean(size, d=6):
+    mix = torch.randn(d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return Moments2(torch.linspace(-1, 2, d, dtype=torch.float64) * size, mix @ mix.T)
+
+
+@pytest.mark.parametrize("size", [0.0, 0.5, 2.0, 20.0])
+def test_the_gaussian_closed_form_is_what_sampling_gives(size):
+    like = moments_with_mean(size)
+    noise = torch.randn(400_000, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    v = like.mean + noise @ like.factor.T
+    split = Split.random(torch.arange(len(v)) // 1000)
+    assert probe(v, v.square().sum(1), split, n_bootstrap=100).r2.value == pytest.approx(gaussian_r2(like), abs=0.005)
+
+
+def test_a_gaussian_about_zero_fails_the_test_and_a_far_one_passes_it():
+    assert gaussian_r2(moments_with_mean(0.0)) == 0.0
+    assert gaussian_r2(moments_with_mean(1e4)) > 0.999
+    assert math.isnan(gaussian_r2(Moments2(torch.ones(3), torch.zeros(3, 3))))
+
+
+def test_fit_moments_use_the_fitting_tokens_only_whatever_the_block():
+    v = torch.randn(500, 4) + 100
+    fit = torch.rand(500) < 0.5
+    v[~fit] = torch.nan
+    found = fit_moments(v, fit, block=37)
+    np.testing.assert_allclose(found.covariance, np.cov(v[fit].double().T.numpy(), bias=True), atol=1e-9)
+
+
+def table_of(values, regressor="from x"):
+    return pd.DataFrame({"vector": "error", "regressor": regressor, "value": values, "sae_id": range(len(values))})
+
+
+def test_outliers_follow_the_box_plot_rule_within_each_vector_and_regressor():
+    table = pd.concat([table_of([0.8, 0.81, 0.82, 0.83, 0.84, -0.2]), table_of([0.1, 0.11, 0.12, 0.13], "from itself")])
+    assert outliers(table)["value"].tolist() == [-0.2]
+    assert outliers(table, reach=100.0).empty
+
+
+def test_an_undefined_value_is_shown_among_the_outliers():
+    assert outliers(table_of([0.8, 0.81, 0.82, 0.83, math.nan]))["sae_id"].tolist() == [4]
+
+
+# --- on the lab ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return Study(dm.load_profile("lab", n_contexts=24, n_bootstrap=200), Store(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="module")
+def refs(study):
+    return study.saes(near_l0=16)[:3]
+
+
+@pytest.fixture(scope="module")
+def table(study, refs):
+    return norm_tests(study, refs)
+
+
+def test_every_sae_has_every_vector_and_regressor_and_x_stands_once_per_site(table, refs):
+    assert set(table["vector"]) == set(VECTORS) and set(table["regressor"]) == set(REGRESSORS)
+    counts = table.groupby("vector").size()
+    assert counts["x"] == 2 and (counts.drop("x") == 2 * len(refs)).all()
+    assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
+
+
+def test_from_x_is_the_studys_metric_and_from_itself_a_probe_on_the_vector(study, refs, table):
+    ref, site = refs[0], study.site()
+    mine = table[table["sae_id"] == ref.id].set_index(["vector", "regressor"])["value"]
+    assert mine["nonlinear", "from x"] == study.measure([ref])["r2_nonlinear_norm"].item()
+    v = study.parts(ref).nonlinear_error
+    own = probe(v, v.double().square().sum(1), site.split, n_bootstrap=200)
+    assert mine["nonlinear", "from itself"] == pytest.approx(own.r2.value, abs=1e-6)
+
+
+def test_linear_error_of_full_rank_is_predicted_equally_from_x_and_from_itself(study, refs, table):
+    """An invertible affine map spans the same functions, whatever its coefficients."""
+    for ref in refs:
+        own = self_tests(study, ref)["linear"]
+        if own["rank"] == study.profile.d_model:
+            mine = table[(table["sae_id"] == ref.id) & (table["vector"] == "linear")].set_index("regressor")["value"]
+            assert mine["from x"] == pytest.approx(mine["from itself"], abs=1e-3)
+
+
+def test_leaving_out_the_largest_tokens_is_a_probe_on_the_rest(study, refs):
+    why = without_largest(study, refs[0], "x", share=0.01)
+    site = study.site()
+    norm2 = torch.from_numpy(study.token_scalars(refs[0])["x_norm2"]).double()
+    keep = norm2 < norm2.topk(round(0.01 * len(norm2))).values.min()
+    split = Split(site.split.fit[keep], site.split.group[keep])
+    assert why["r2_without"].value == pytest.approx(probe(site.x[keep], norm2[keep], split, n_bootstrap=100).r2.value)
+    assert 0 < why["share_of_variance"] < 1
+    with pytest.raises(ValueError, match=r"share is 0\.7"):
+        without_largest(study, refs[0], "x", share=0.7)
+
+
+def test_outliers_are_explained_row_by_row(study, refs, table):
+    found = table[(table["regressor"] == "from x") & table["vector"].isin(["x", "error"])].head(3)
+    explained = explain_outliers(study, refs, found)
+    assert len(explained) == 3 and explained[["share_of_variance", "r2_without"]].notna().all().all()
