@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import altair as alt
 import numpy as np
@@ -11,17 +11,20 @@ import pandas as pd
 from dm_utils.charts import COLORS, INK, chooser, texts, width_axis
 
 PART_TITLES = {"error": "SAE error", "linear": "linear error", "nonlinear": "nonlinear error"}
-PART_COLOR = alt.Color(
-    "part:N",
-    title=None,
-    scale=alt.Scale(domain=list(PART_TITLES.values()), range=[COLORS[part] for part in PART_TITLES]),
-)
+PREDICTOR_COLORS = [COLORS["x"], "#4c78a8", "#e45756", "#72b7b2", "#54a24b", "#88d27a", "#9d755d", "#8a8a8a", "#b279a2"]
+GUESS = "datum.yy - 2*wa*datum.ly - 2*wb*datum.ny + wa*wa*datum.ll + 2*wa*wb*datum.ln + wb*wb*datum.nn"
 TARGET_TITLES = {
     "r2_norm": "‖SaeError(x)‖, straight lines (Fig. 13)",
     "r2_norm2": "‖SaeError(x)‖², straight lines (Eq. 10)",
     "r2_norm_binned": "‖SaeError(x)‖, scalars through 64 bins",
     "r2_norm2_binned": "‖SaeError(x)‖², scalars through 64 bins",
 }
+
+
+def part_color(parts: Collection[str]) -> alt.Color:
+    """Return the colour of the error's parts, each by its meaning."""
+    names = [PART_TITLES[part] for part in parts]
+    return alt.Color("part:N", title=None, scale=alt.Scale(domain=names, range=[COLORS[part] for part in parts]))
 
 
 def norm_predictors(table: pd.DataFrame) -> alt.LayerChart:
@@ -39,12 +42,12 @@ def norm_predictors(table: pd.DataFrame) -> alt.LayerChart:
         chooser("target", list(TARGET_TITLES.values()), "Predict"),
         alt.selection_point(fields=["predictor"], bind="legend"),
     )
-    scale = alt.Scale(domain=order, scheme="tableau10")
+    scale, legend = alt.Scale(domain=order, range=PREDICTOR_COLORS), alt.Legend(columns=3)
     base = (
         alt.Chart(pd.concat(parts, ignore_index=True).round(5))
         .encode(
             x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(padding=14)),
-            color=alt.Color("predictor:N", title="predicted from", sort=order, scale=scale),
+            color=alt.Color("predictor:N", title="predicted from", sort=order, scale=scale, legend=legend),
             opacity=alt.condition(picked, alt.value(1), alt.value(0.12)),
         )
         .transform_filter(alt.datum.target == target)
@@ -92,7 +95,9 @@ def part_means(table: pd.DataFrame) -> alt.LayerChart:
     data = pd.concat([part.assign(shown=name) for name, part in shares.items()], ignore_index=True)
     data = data.assign(part=data["part"].map(PART_TITLES), text=texts(data, "value", "low", "high")).round(5)
     shown = chooser("shown", list(shares), "Show", radio=True)
-    base = alt.Chart(data).encode(x=width_axis(), color=PART_COLOR).transform_filter(alt.datum.shown == shown)
+    base = (
+        alt.Chart(data).encode(x=width_axis(), color=part_color(PART_TITLES)).transform_filter(alt.datum.shown == shown)
+    )
     y = {"title": "norm", "scale": alt.Scale(zero=True)}
     band = base.mark_area(opacity=0.25).encode(y=alt.Y("low:Q", **y), y2="high:Q")
     tooltip = ["part:N", alt.Tooltip("text:N", title="norm"), alt.Tooltip("sae_id:N", title="SAE")]
@@ -121,7 +126,7 @@ def change_densities(changes: Mapping[str, np.ndarray], n_bins: int = 80) -> alt
         x=alt.X("at:Q", title="change of a token's norm per doubling of the width (%)", bin="binned"),
         x2="end:Q",
         y=alt.Y("share:Q", title="share of tokens", axis=alt.Axis(format="%"), stack=None),
-        color=PART_COLOR,
+        color=part_color(changes),
     )
     tooltip = [
         "part:N",
@@ -226,7 +231,9 @@ def survival(table: pd.DataFrame) -> alt.LayerChart:
     data = pd.concat(parts, ignore_index=True)
     data = data.assign(text=texts(data, "value", "low", "high")).round(5)
     small = chooser("small", sorted(data["small"].unique().tolist()), "Smaller SAE of width")
-    base = alt.Chart(data).encode(x=width_axis("width of the larger SAE", "large"), color=PART_COLOR)
+    base = alt.Chart(data).encode(
+        x=width_axis("width of the larger SAE", "large"), color=part_color(("linear", "nonlinear"))
+    )
     base = base.transform_filter(alt.datum.small == small)
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title="coefficient"), y2="high:Q")
     tooltip = ["part:N", alt.Tooltip("text:N", title="coefficient"), "small:O", "large:O"]
@@ -246,11 +253,10 @@ def guess_weights(table: pd.DataFrame) -> alt.LayerChart:
         alt.param(name=name, value=value, bind=alt.binding_range(min=0, max=1.5, step=0.01, name=f"{title} "))
         for name, value, title in (("wa", 1.0, "keep of the linear error"), ("wb", 1.0, "keep of the nonlinear error"))
     )
-    guess = "datum.yy - 2*wa*datum.ly - 2*wb*datum.ny + wa*wa*datum.ll + 2*wa*wb*datum.ln + wb*wb*datum.nn"
     order = ["your guess", "one regressor (Eq. 13)", "two regressors (Eq. 23)"]
     base = alt.Chart(table.round(6)).transform_filter(alt.datum.pair == pair)
     base = base.transform_calculate(
-        guess=f"({guess}) / datum.yy", one="datum.fvu_one", two="datum.fvu_two"
+        guess=f"({GUESS}) / datum.yy", one="datum.fvu_one", two="datum.fvu_two"
     ).transform_fold(["guess", "one", "two"], as_=["key", "fvu"])
     titles = {"guess": order[0], "one": order[1], "two": order[2]}
     base = base.transform_calculate(name=" : ".join(f"datum.key == '{k}' ? '{v}'" for k, v in titles.items()) + " : ''")

@@ -257,6 +257,23 @@ def flat(name: str, estimate: Estimate) -> dict[str, float | None]:
     return {column: None if math.isnan(value) else value for column, value in values.items()}
 
 
+def wide(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """One row per SAE with a column per predictor and target, for `Chapter.record_table`, and those columns' names.
+
+    The columns are `r2_norm_from_token_identity` and so on, each with `_low` and `_high`.
+    """
+    base = table.drop_duplicates("sae_id").set_index("sae_id")[["hook_name", "layer", "d_sae", "l0"]]
+    metrics, parts = [], [base]
+    for predictor, part in table.groupby("predictor", sort=False):
+        slug = str(predictor).replace(" ", "_")
+        names = {
+            f"r2_{target}{end}": f"r2_{target}_from_{slug}{end}" for target in TARGETS for end in ("", "_low", "_high")
+        }
+        parts.append(part.set_index("sae_id")[list(names)].rename(columns=names))
+        metrics += [f"r2_{target}_from_{slug}" for target in TARGETS]
+    return pd.concat(parts, axis=1).reset_index(), metrics
+
+
 def token_table(study: Study, ref: SaeRef, least: int = 20) -> pd.DataFrame:
     """Tokens that occur `least` times or more: how often, and the mean and spread of ‖SaeError(x)‖² among them.
 

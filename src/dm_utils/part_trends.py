@@ -133,3 +133,23 @@ def strip_tokens(study: Study, refs: Sequence[SaeRef], context: int = 0, n_token
         about = {"index": range(len(chosen)), **base, "sae": f"{ref.d_sae:,} latents", "d_sae": ref.d_sae}
         parts.append(pd.DataFrame({**about, **norms}))
     return pd.concat(parts, ignore_index=True)
+
+
+def strip_values(
+    study: Study, refs: Sequence[SaeRef], n_contexts: int = 6
+) -> tuple[list[list[str]], dict[str, dict[str, np.ndarray]]]:
+    """What `widgets.TokenStrip` shows: the kept tokens of the first contexts, and each SAE's norms of the parts."""
+    site = study.site(refs[0].layer, refs[0].component)
+    chosen = site.context < n_contexts
+    lengths = torch.bincount(site.context[chosen]).tolist()
+    contexts = [study.token_text(ids) for ids in site.token_id[chosen].split(lengths)]
+    names = {f"{ref.d_sae:,} latents": part_norms(study, ref) for ref in sorted(refs, key=lambda ref: ref.d_sae)}
+    titles = {
+        "error": "norm of the SAE error",
+        "linear": "norm of its linear part",
+        "nonlinear": "norm of its nonlinear part",
+    }
+    values = {
+        sae: {title: norms[part][chosen.numpy()] for part, title in titles.items()} for sae, norms in names.items()
+    }
+    return contexts, values

@@ -247,6 +247,20 @@ def survival_table(pairs: PairStudy) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def beyond_table(pairs: PairStudy, intercept: bool = True) -> pd.DataFrame:
+    """What each part of the error adds to Eq. 13 when the other part is already there, in percent of the FVU.
+
+    Columns: `small, large`, and `nonlinear` (given linear), `linear` (given nonlinear), each with `_low` and `_high`.
+    """
+    table = pd.DataFrame()
+    for part, other in (("nonlinear", "linear"), ("linear", "nonlinear")):
+        found = decrease_table(pairs, intercept, given=[other])
+        found = found[found["second"] == part].set_index(["small", "large"])
+        for end in ("", "_low", "_high"):
+            table[f"{part}{end}"] = found[f"decrease{end}"]
+    return table.reset_index()
+
+
 def redundancy_table(pairs: PairStudy) -> pd.DataFrame:
     """R² of each SAE's nonlinear norm predicted from its own error norm and linear norm.
 
