@@ -81,6 +81,36 @@ def test_noise_is_predicted_from_sae_out_as_well_as_nonlinear_error_is() -> None
     assert found["nonlinear_error"] > 0.01
 
 
+def test_fitting_noise_costs_the_dimension_over_the_number_of_tokens() -> None:
+    found = claims.overfitting(82, 3000, n=8)  # d / n_fit as for 4096 dimensions and 150k tokens
+    assert holds(found, -82 / 3000)
+    assert found.high < 0
+
+
+def test_regressing_the_reconstruction_or_its_error_leaves_the_same_residual() -> None:
+    """Section 6.1 regresses the reconstruction on x where Eq. 11 regresses the error: FVU_nonlinear cannot tell."""
+    x = torch.randn(500, 6, dtype=torch.float64)
+    sae_out = x.relu() + 0.1
+    rows = torch.cat([x, torch.ones(500, 1, dtype=torch.float64)], 1)
+    left = [target - rows @ torch.linalg.lstsq(rows, target).solution for target in (x - sae_out, -sae_out)]
+    assert torch.allclose(left[0], left[1], atol=1e-10)
+
+
+def test_mean_r2_over_dimensions_does_not_give_fvu_nonlinear() -> None:
+    """FVU_nonlinear = FVU (1 - R^2) holds for the variance-weighted R^2, not for the mean over dimensions."""
+    x = torch.randn(4000, 2, dtype=torch.float64) * torch.tensor([10.0, 1.0])
+    error = torch.stack(
+        [0.5 * x[:, 0].abs(), 0.5 * x[:, 1]], 1
+    )  # the loud dimension is unpredictable, the quiet one linear
+    error = error - error.mean(0)
+    left = error - x @ torch.linalg.lstsq(x, error).solution
+    fvu, fvu_nonlinear = (float(v.square().sum() / (x - x.mean(0)).square().sum()) for v in (error, left))
+    per_dimension = 1 - left.square().sum(0) / error.square().sum(0)
+    weighted = 1 - float(left.square().sum() / error.square().sum())
+    assert fvu_nonlinear == pytest.approx(fvu * (1 - weighted))
+    assert fvu * (1 - float(per_dimension.mean())) < 0.6 * fvu_nonlinear
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -114,8 +114,8 @@ def ideal_sae(
         sae_out = spike_and_slab_mean(x, probability, signal)
         error, introduced = x - sae_out, w - sae_out
         residual = error - x * (error @ x) / (x @ x)
-        shares = {"introduced": introduced.var(), "dense": dense.var(), "nonlinear": residual.var()}
-        shares = {name: float(value / x.var()) for name, value in shares.items()}
+        variances = {"introduced": introduced.var(), "dense": dense.var(), "nonlinear": residual.var()}
+        shares = {name: float(value / x.var()) for name, value in variances.items()}
         gap = float((error.var() - residual.var()) / x.var())
         return shares | {"gap": gap, "correlation": float(torch.corrcoef(torch.stack([introduced, x]))[0, 1])}
 
@@ -160,6 +160,21 @@ def soft_threshold_r2(probability: float = 0.05, threshold: float = 0.5, n: int 
     def once(draw: int) -> float:
         w = synthetic.sparse_weights("exponential", torch.tensor([probability]), 20_000, seed=draw).values.to_dense()
         return held_out_r2(w, w - (w - threshold).clamp_min(0))
+
+    return replicate(once, n, seed)
+
+
+def overfitting(d: int, n_fit: int, n: int = 20, seed: int = 0) -> Estimate:
+    """Held-out R^2 of least squares with nothing to find: d unrelated Gaussian regressors, ``n_fit`` fitting tokens.
+
+    Section 4 fits on 150k tokens because the dimension is below 5000, which "prevents overfitting". The exact mean is
+    ``-(d + 1 + (d + 1) / n_fit) / (n_fit - d - 2)`` or nearly ``-d / n_fit``: small, not zero.
+    """
+
+    def once(draw: int) -> float:
+        generator = torch.Generator().manual_seed(draw)
+        rows = torch.randn(2 * n_fit, d, generator=generator)
+        return held_out_r2(rows, torch.randn(2 * n_fit, generator=generator))
 
     return replicate(once, n, seed)
 

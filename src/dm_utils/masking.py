@@ -1,10 +1,37 @@
-"""Masked sparse sums: what a linear map can recover of the part that an SAE leaves out (Appendices B.2, C.3 and D)."""
+r"""Masked sparse sums: what a linear map can recover of the part that an SAE leaves out (Appendices B.2, C.3 and D).
+
+Mask part of the features of ``x = sum_i w_i y_i`` and call what is kept Sae(x). Nothing is introduced, so the right value of
+FVU_nonlinear is zero. With uncorrelated weights of variances ``s_i^2`` and ``C = sum_i s_i^2 y_i y_i^T``, the linear map that
+predicts the masked part from x recovers the share
+
+    h_i = s_i^2 y_i^T C^+ y_i        (the leverage of feature i, between 0 and 1)
+
+of a feature masked alone. Leverages sum to the rank of C, at most d: with m features in d dimensions they average d / m or
+less, so most of a crowded dictionary cannot be recovered, however sparse it is.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from dm_utils import synthetic
+from dm_utils.claims import replicate
+from dm_utils.regression import Estimate
+
+
+def _check(dictionary: Tensor, variance: Tensor) -> None:
+    if dictionary.ndim != 2 or variance.shape != dictionary.shape[:1]:
+        raise ValueError(
+            f"the dictionary {tuple(dictionary.shape)} and the variances {tuple(variance.shape)} disagree; "
+            "expected [latent, d] and [latent]."
+        )
+    if not (variance >= 0).all() or variance.sum() <= 0:
+        raise ValueError("variances must be finite, not negative, and not all zero.")
 
 
 def masked_fvu(
@@ -16,17 +43,23 @@ def masked_fvu(
 
         FVU = tr(A) / tr(S + A),    FVU_nonlinear = tr(A (S + A)^+ S) / tr(S + A).
 
-    Only second moments enter, so sparsity has no part in it. With S = (1 - f)(S + A) the second is f (1 - f): the parabola.
+    Only second moments enter, so sparsity has no part in it. With A = f (S + A) the second is f (1 - f): the parabola.
     """
-    if kept.shape != variance.shape or dictionary.shape[0] != variance.shape[0]:
-        raise ValueError(f"shapes disagree: {tuple(dictionary.shape)}, {tuple(variance.shape)}, {tuple(kept.shape)}.")
+    _check(dictionary, variance)
     y, v = dictionary.double(), variance.double()
-    sums = [y[part].T @ (v[part, None] * y[part]) for part in (kept, ~kept)]
-    total = float((sums[0] + sums[1]).trace())
-    if total <= 0:
-        raise ValueError("the weights do not vary: FVU is undefined.")
-    lost = sums[1] @ torch.linalg.pinv(sums[0] + sums[1], hermitian=True) @ sums[0]
-    return float(sums[1].trace()) / total, max(float(lost.trace()) / total, 0.0)
+    everything = y.T @ (v[:, None] * y)
+    masked = y[~kept].T @ (v[~kept, None] * y[~kept])
+    total = float(everything.trace())
+    lost = masked @ torch.linalg.pinv(everything, hermitian=True) @ (everything - masked)
+    return float(masked.trace()) / total, max(float(lost.trace()) / total, 0.0)
+
+
+def leverage(dictionary: Float[Tensor, "latent d"], variance: Float[Tensor, " latent"]) -> Float[Tensor, " latent"]:
+    """``h_i = s_i^2 y_i^T C^+ y_i``: the R^2 of the best linear prediction of w_i from x, for uncorrelated weights."""
+    _check(dictionary, variance)
+    y, v = dictionary.double(), variance.double()
+    inverse = torch.linalg.pinv(y.T @ (v[:, None] * y), hermitian=True)
+    return v * ((y @ inverse) * y).sum(1)
 
 
 def recoverable_noise(covariance: Float[Tensor, "d d"], noise_variance: float) -> float:
@@ -39,3 +72,80 @@ def recoverable_noise(covariance: Float[Tensor, "d d"], noise_variance: float) -
         raise ValueError(f"noise_variance is {noise_variance}; it must be positive.")
     eigenvalues = torch.linalg.eigvalsh(covariance.double()).clamp_min(0.0)
     return float((noise_variance / (eigenvalues + noise_variance)).mean())
+
+
+def kept_after(order: Int[Tensor, " latent"], fraction: float) -> Bool[Tensor, " latent"]:
+    """Which latents remain when the first ``fraction`` of ``order`` is masked."""
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"the masked fraction is {fraction}; it lies between 0 and 1.")
+    kept = torch.ones(len(order), dtype=torch.bool)
+    kept[order[: round(fraction * len(order))]] = False
+    return kept
+
+
+def masked_curve(
+    dictionary: Float[Tensor, "latent d"],
+    variance: Float[Tensor, " latent"],
+    order: Int[Tensor, " latent"],
+    fractions: Sequence[float],
+) -> pd.DataFrame:
+    """Closed-form FVU and FVU_nonlinear as more and more features are masked: Appendix D's curve.
+
+    Returns
+    -------
+    DataFrame
+        One row per fraction: ``masked`` (share of features), ``fvu``, ``fvu_nonlinear``.
+    """
+    rows = [(f, *masked_fvu(dictionary, variance, kept_after(order, f))) for f in fractions]
+    return pd.DataFrame(rows, columns=["masked", "fvu", "fvu_nonlinear"])
+
+
+def bend(curve: pd.DataFrame) -> float:
+    """How bent a curve is: its area over that of the full parabola f (1 - f), against FVU; 0 is straight, 1 the parabola."""
+    points = curve.sort_values("fvu")
+    step = points["fvu"].diff().to_numpy()[1:]
+    height = points["fvu_nonlinear"].to_numpy()
+    return float((step * (height[1:] + height[:-1]) / 2).sum() * 6)
+
+
+def recovered_part(x: Float[Tensor, "token d"], masked: Float[Tensor, "token d"]) -> tuple[float, float]:
+    """FVU and FVU_nonlinear of ``x - masked``, fitted on the even rows and measured on the odd ones."""
+    rows = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+    fit, rest = rows[::2], rows[1::2]
+    coef = torch.linalg.pinv(fit.T @ fit, hermitian=True) @ (fit.T @ masked[::2].double())
+    total = synthetic.variance(x[1::2])
+    return synthetic.variance(masked[1::2]) / total, synthetic.variance(masked[1::2] - rest @ coef) / total
+
+
+def simulated_fvu_nonlinear(
+    dictionary: Float[Tensor, "latent d"],
+    family: str,
+    probability: Float[Tensor, " latent"],
+    kept: Bool[Tensor, " latent"],
+    n_tokens: int = 20_000,
+    n: int = 8,
+    seed: int = 0,
+) -> Estimate:
+    """FVU_nonlinear of a masked random sum by Monte Carlo, held out, to set beside :func:`masked_fvu`."""
+    absent = dictionary * (~kept)[:, None]
+
+    def once(draw: int) -> float:
+        weights = synthetic.sparse_weights(family, probability, n_tokens, seed=draw)
+        return recovered_part(weights.superpose(dictionary), weights.superpose(absent))[1]
+
+    return replicate(once, n, seed)
+
+
+def shuffled(values: Tensor, seed: int = 0) -> Tensor:
+    """Permute each latent's codes over tokens: the same marginals and dictionary, no co-activation.
+
+    ``values`` is sparse COO [token, latent]; collisions within a latent cannot occur, since each keeps distinct tokens.
+    """
+    n_tokens, n_latents = values.shape
+    generator = torch.Generator().manual_seed(seed)
+    token, latent = values.coalesce().indices()
+    offset = torch.randint(n_tokens, (n_latents,), generator=generator)
+    scramble = torch.randperm(n_tokens, generator=generator)
+    moved = scramble[(token + offset[latent]) % n_tokens]
+    sparse = torch.sparse_coo_tensor(torch.stack([moved, latent]), values.coalesce().values(), values.shape)
+    return sparse.coalesce()

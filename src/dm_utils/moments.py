@@ -128,13 +128,22 @@ def poisson_moments(rate: float | Tensor, scale: float | Tensor = 1.0) -> Moment
 
 
 def empirical_moments(weights: Float[Tensor, "token latent"]) -> Moments:
-    """Moments of observed weights. Raises ``ValueError`` if there are no tokens or if a value is not finite."""
+    """Moments of observed weights, dense or sparse COO [token, latent].
+
+    Raises ``ValueError`` if there are fewer than two tokens or if a value is not finite.
+    """
     if weights.ndim != 2 or weights.shape[0] < 2:
         raise ValueError(
             f"weights have shape {tuple(weights.shape)}; expected [token, latent] with two tokens or more."
         )
-    w = weights.double()
-    return Moments((w > 0).double().mean(0), *((w**k).mean(0) for k in range(1, 5)))
+    if not weights.is_sparse:
+        w = weights.double()
+        return Moments((w > 0).double().mean(0), *((w**k).mean(0) for k in range(1, 5)))
+    sparse = weights.coalesce()
+    latent, w = sparse.indices()[1], sparse.values().double()
+    zero = torch.zeros(weights.shape[1], dtype=torch.float64)
+    powers = ((w > 0).double(), w, w**2, w**3, w**4)
+    return Moments(*(zero.index_add(0, latent, power) / weights.shape[0] for power in powers))
 
 
 @dataclass(frozen=True)

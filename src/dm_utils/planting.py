@@ -1,0 +1,237 @@
+"""Pass Sae(x) through its SAE again with planted noise and masked latents, and see what the method recovers (App. C.3).
+
+x' = Sae(x) is a sparse sum of known vectors. Noise added to x' plays Dense(x'), noise added to Sae(x') plays
+Introduced(x'), and latents masked before the encoder chooses play the features that a smaller SAE lacks. The method of
+Appendix B.2 then estimates Introduced by what a linear map of the input leaves unexplained, and Dense by the rest of the
+error of the full SAE. Everything is reported in units of the variance of x', so that recovered and planted amounts compare.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dm_utils import masking, saes, synthetic
+from dm_utils.regression import Bootstrap, Design, Estimate, HeldOutSums, Split
+from dm_utils.saes import SaeRef
+from dm_utils.study import Study
+
+OFF = -1e9  # a pre-activation that no encoder selects
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is planted, on which tokens.
+
+    Attributes
+    ----------
+    noise_x, noise_sae : levels of the noise on x' and on Sae(x'), as fractions of the variance of x'.
+    masked : fractions of the latents that are masked.
+    kind_x, kind_sae : laws of the two noises, names of :data:`dm_utils.synthetic.NOISES`.
+    correlation : None for independent noises; otherwise both are Gaussian with this correlation.
+    order : which latents are masked first, one of :data:`dm_utils.synthetic.ORDERS`.
+    n_tokens : how many of the site's tokens to use, at most (whole contexts).
+    """
+
+    noise_x: Sequence[float] = (0.0, 0.05, 0.1, 0.2)
+    noise_sae: Sequence[float] = (0.0, 0.05, 0.1, 0.2)
+    masked: Sequence[float] = (0.0,)
+    kind_x: str = "gaussian"
+    kind_sae: str = "gaussian"
+    correlation: float | None = None
+    order: str = "rarest first"
+    n_tokens: int = 20_000
+    seed: int = 0
+    n_bootstrap: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("noise_x", "noise_sae", "masked"):
+            if not getattr(self, name) or min(getattr(self, name)) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: give one level or more, none negative.")
+        if max(self.masked) >= 1:
+            raise ValueError(f"masked = {self.masked!r}: a masked fraction lies in [0, 1); at 1 no SAE is left.")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Recovered amounts over the grid of a :class:`Plan`, with every bootstrap draw.
+
+    ``cells`` has one row per (noise_x, masked, noise_sae); ``draws`` maps "error" and "nonlinear" to [1 + draw, cell], the
+    observed value first, in units of the variance of x'.
+    """
+
+    cells: pd.DataFrame
+    draws: dict[str, Float[Tensor, "draw cell"]] = field(repr=False)
+
+    def select(self, name: str, rows: Bool[Tensor, " cell"]) -> Float[Tensor, "draw cell"]:
+        """Draws of an estimate ("error", "nonlinear", "introduced", "dense") for the chosen cells."""
+        values = self.draws["nonlinear"] if name in ("nonlinear", "introduced") else self.draws["error"]
+        return (values - self.draws["nonlinear"] if name == "dense" else values)[:, rows]
+
+    def at(self, masked: float) -> Bool[Tensor, " cell"]:
+        """The cells of one masked fraction. Raises ``ValueError`` if the plan has no such fraction."""
+        rows = torch.from_numpy((self.cells["masked"] == masked).to_numpy(copy=True))
+        if not rows.any():
+            raise ValueError(f"masked = {masked}: this plan has {sorted(self.cells['masked'].unique())}.")
+        return rows
+
+    def table(self) -> pd.DataFrame:
+        """The grid with each estimate and its interval: error, nonlinear (Introduced), dense (the gap)."""
+        found = self.cells.copy()
+        everything = torch.ones(len(found), dtype=torch.bool)
+        for name in ("error", "nonlinear", "dense"):
+            for side, values in zip(("", "_low", "_high"), summarise(self.select(name, everything)), strict=True):
+                found[name + side] = values.numpy()
+        return found
+
+
+def summarise(draws: Float[Tensor, "draw ..."]) -> tuple[Tensor, Tensor, Tensor]:
+    """Observed value, low and high end of the 95 % interval from draws whose first row is the observed value."""
+    quantiles = torch.quantile(draws[1:], torch.tensor([0.025, 0.975], dtype=draws.dtype), dim=0)
+    return draws[0], quantiles[0], quantiles[1]
+
+
+def as_estimate(draws: Float[Tensor, " draw"]) -> Estimate:
+    """One statistic's draws, observed value first, as an estimate."""
+    value, low, high = (float(v) for v in summarise(draws))
+    return Estimate(value, low, high)
+
+
+def mask_latents(sae: Any, kept: Bool[Tensor, " latent"]) -> Any:
+    """Return a copy of an SAE whose masked latents can never fire; the encoder chooses among the others.
+
+    Raises ``ValueError`` if the mask's length is not d_sae or the SAE has no encoder bias to mask with.
+    """
+    if not hasattr(sae, "b_enc") or len(kept) != len(sae.b_enc):
+        raise ValueError(f"a mask of {len(kept)} latents does not fit this SAE ({sae.cfg.d_sae} latents).")
+    masked = copy.deepcopy(sae)
+    masked.b_enc.data[~kept.to(masked.b_enc.device)] = OFF
+    return masked
+
+
+def second_pass_input(study: Study, ref: SaeRef, n_tokens: int) -> tuple[Tensor, Tensor]:
+    """x' = Sae(x) of the first whole contexts of the site, and the context of each token."""
+    site = study.site(ref.layer, ref.component)
+    last = int(site.context[min(n_tokens, len(site.context)) - 1])
+    used = int((site.context < last).sum()) if n_tokens < len(site.context) else len(site.context)
+    sae = study.load_sae(ref)
+    x = site.x[: max(used, 1)].to(sae.W_dec.device)
+    blocks = [saes.reconstruct(sae, x[i : i + 8192]) for i in range(0, len(x), 8192)]
+    return torch.cat(blocks).cpu(), site.context[: len(x)]
+
+
+def recover(study: Study, ref: SaeRef, plan: Plan) -> Recovery:
+    """Run Appendix C.3's synthetic test over a grid of noise levels and masked fractions.
+
+    The linear map is fitted for each input; noise on Sae(x') enters the error linearly, so its whole axis follows from one
+    fit. Intervals resample held-out contexts.
+    """
+    x, context = second_pass_input(study, ref, plan.n_tokens)
+    split = Split.random(context, study.profile.fit_fraction, plan.seed, study.profile.split_by)
+    sae = study.load_sae(ref)
+    kept = [masking.kept_after(_order(sae, x, plan), f) for f in plan.masked]
+    unit_x, unit_sae = _unit_noises(x, plan)
+    pairs = list(product(range(len(plan.noise_x)), range(len(kept))))
+    columns: dict[str, list[Tensor]] = {name: [] for name in ("e2", "en", "r2", "rn")}
+    noise_columns: dict[str, list[Tensor]] = {"n2": [], "m2": []}
+    for i, level in enumerate(tqdm(plan.noise_x, desc="noise levels", leave=False)):
+        given = x + level**0.5 * unit_x
+        design = Design(given, split)
+        left_noise = unit_sae - design.fit_map(lambda rows, _: unit_sae[rows])(given)
+        noise_columns["n2"].append(_dot(unit_sae, unit_sae))
+        noise_columns["m2"].append(_dot(left_noise, left_noise))
+        for _, mask in (pair for pair in pairs if pair[0] == i):
+            error = given - _pass(mask_latents(sae, kept[mask]), given)
+            left = error - design.fit_map(lambda rows, _, error=error: error[rows])(given)  # type: ignore[misc]
+            products = (_dot(error, error), _dot(error, unit_sae), _dot(left, left), _dot(left, left_noise))
+            for name, value in zip(columns, products, strict=True):
+                columns[name].append(value)
+    sums = HeldOutSums(split)
+    stacked = {name: torch.stack(value, 1) for name, value in (columns | noise_columns).items()}
+    sums.add(slice(0, len(x)), x=x, x2=x**2, **stacked)
+    return _assemble(Bootstrap(sums.totals, plan.n_bootstrap, plan.seed), plan, pairs)
+
+
+def _assemble(bootstrap: Bootstrap, plan: Plan, pairs: list[tuple[int, int]]) -> Recovery:
+    s = {name: torch.cat([bootstrap.observed[name], bootstrap.draws[name]]) for name in bootstrap.observed}
+    total = (s["x2"] - s["x"] ** 2 / s["n"]).sum(1)
+    which = torch.tensor([i for i, _ in pairs])
+    cells, error, nonlinear = [], [], []
+    for level in plan.noise_sae:  # error = e - sqrt(level) n, left = r - sqrt(level) m
+        error.append(s["e2"] - 2 * level**0.5 * s["en"] + level * s["n2"][:, which])
+        nonlinear.append(s["r2"] - 2 * level**0.5 * s["rn"] + level * s["m2"][:, which])
+        cells += [{"noise_x": plan.noise_x[i], "masked": plan.masked[j], "noise_sae": level} for i, j in pairs]
+    draws = {"error": torch.cat(error, 1) / total[:, None], "nonlinear": torch.cat(nonlinear, 1) / total[:, None]}
+    return Recovery(pd.DataFrame(cells), draws)
+
+
+def _dot(a: Tensor, b: Tensor) -> Float[Tensor, " token"]:
+    return (a * b).sum(1)
+
+
+def _pass(sae: Any, x: Tensor) -> Tensor:
+    device = sae.W_dec.device
+    return torch.cat([saes.reconstruct(sae, x[i : i + 8192].to(device)).cpu() for i in range(0, len(x), 8192)])
+
+
+def _order(sae: Any, x: Tensor, plan: Plan) -> Tensor:
+    counts = torch.zeros(len(sae.b_enc), dtype=torch.long)
+    for i in range(0, len(x), 8192):
+        active = saes.codes(sae, x[i : i + 8192].to(sae.W_dec.device)).indices.cpu()
+        counts += torch.bincount(active, minlength=len(counts))
+    return synthetic.mask_order(counts.double(), plan.order, plan.seed)
+
+
+def _unit_noises(x: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    if plan.correlation is not None:
+        return synthetic.paired_noise(x, 1.0, 1.0, plan.correlation, plan.seed)
+    return synthetic.noise(plan.kind_x, x, 1.0, plan.seed), synthetic.noise(plan.kind_sae, x, 1.0, plan.seed + 1)
+
+
+def correlations(recovery: Recovery, masked: float = 0.0) -> dict[tuple[str, str], Estimate]:
+    """Table 1: correlation over noise levels of each planted amount with each estimate, at one masked fraction.
+
+    Returns
+    -------
+    dict
+        (noise, estimate) with noise in {"noise_x", "noise_sae"} and estimate in {"dense", "introduced"}.
+    """
+    rows = recovery.at(masked)
+    found = {}
+    for noise, name in product(("noise_x", "noise_sae"), ("dense", "introduced")):
+        planted = torch.from_numpy(recovery.cells.loc[rows.numpy(), noise].to_numpy(copy=True))
+        found[noise, name] = as_estimate(_correlate(recovery.select(name, rows), planted))
+    return found
+
+
+def _correlate(values: Float[Tensor, "draw cell"], planted: Float[Tensor, " cell"]) -> Float[Tensor, " draw"]:
+    a, b = values - values.mean(1, keepdim=True), planted - planted.mean()
+    if not b.square().sum() > 0:
+        raise ValueError("the planted level does not vary: a correlation needs two levels or more.")
+    return (a * b).sum(1) / (a.square().sum(1) * b.square().sum()).sqrt()
+
+
+def shares(recovery: Recovery, masked: float = 0.0) -> dict[tuple[str, str], Estimate]:
+    """How much each estimate rises per unit of planted noise (1 and 0 would be perfect), at one masked fraction.
+
+    Least-squares slopes on both planted levels at once; keys as in :func:`correlations`.
+    """
+    rows = recovery.at(masked)
+    levels = torch.from_numpy(recovery.cells.loc[rows.numpy(), ["noise_x", "noise_sae"]].to_numpy(copy=True))
+    varying = levels.std(0) > 0
+    design = torch.cat([levels[:, varying], torch.ones(len(levels), 1, dtype=levels.dtype)], 1)
+    found: dict[tuple[str, str], Estimate] = {}
+    for name in ("dense", "introduced"):
+        slopes = torch.linalg.lstsq(design, recovery.select(name, rows).T).solution
+        names = [noise for noise, varies in zip(("noise_x", "noise_sae"), varying, strict=True) if varies]
+        found |= {(noise, name): as_estimate(slopes[i]) for i, noise in enumerate(names)}
+    return found
