@@ -159,10 +159,7 @@ class Study:
         missing = [where for where in sorted(set(wanted)) if where not in self._sites and self._stored(*where) is None]
         if not missing:
             return
-        p, hooks = (
-            self.profile,
-            [models.hook_name(component, layer) for layer, component in missing],
-        )
+        p, hooks = self.profile, [self.hook_name(*where) for where in missing]
         with contextlib.ExitStack() as stack:
             arrays = [
                 stack.enter_context(self.store.mapping("activations", self._site_key(*where), self._shape(*where)))
@@ -176,11 +173,14 @@ class Study:
                     array[rows : rows + len(values)] = values.numpy()
                 rows += len(kept[0])
 
-    def _shape(self, component: Component) -> tuple[int, int]:
-        return (
-            self.profile.n_contexts * self.profile.kept_per_context,
-            models.hook_width(self.profile, component),
-        )
+    def hook_name(self, layer: int, component: Component = "resid") -> str:
+        """The site of a component: where the profile's SAEs of that layer sit, else its usual hook."""
+        listed = saes.catalog(self.profile, component) if component in self.profile.releases else []
+        return next((ref.hook_name for ref in listed if ref.layer == layer), models.hook_name(component, layer))
+
+    def _shape(self, layer: int, component: Component) -> tuple[int, int]:
+        p = self.profile
+        return p.n_contexts * p.kept_per_context, models.hook_width(p, self.hook_name(layer, component))
 
     def _stored(self, layer: int, component: Component) -> np.ndarray | None:
         return self.store.mapped("activations", self._site_key(layer, component), self._shape(layer, component))
