@@ -8,41 +8,20 @@ import pytest
 import torch
 
 import dm_utils as dm
-from dm_utils.error_streams import Moments2
 from dm_utils.norm_test import (
     REGRESSORS,
     VECTORS,
     explain_outliers,
     fit_moments,
-    gaussian_r2,
     norm_tests,
     outliers,
     self_tests,
     without_largest,
 )
+from dm_utils.norm_theory import gaussian_norm_r2
 from dm_utils.regression import Split, probe
 from dm_utils.store import Store
 from dm_utils.study import Study
-
-
-def moments_with_mean(size, d=6):
-    mix = torch.randn(d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return Moments2(torch.linspace(-1, 2, d, dtype=torch.float64) * size, mix @ mix.T)
-
-
-@pytest.mark.parametrize("size", [0.0, 0.5, 2.0, 20.0])
-def test_the_gaussian_closed_form_is_what_sampling_gives(size):
-    like = moments_with_mean(size)
-    noise = torch.randn(400_000, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    v = like.mean + noise @ like.factor.T
-    split = Split.random(torch.arange(len(v)) // 1000)
-    assert probe(v, v.square().sum(1), split, n_bootstrap=100).r2.value == pytest.approx(gaussian_r2(like), abs=0.005)
-
-
-def test_a_gaussian_about_zero_fails_the_test_and_a_far_one_passes_it():
-    assert gaussian_r2(moments_with_mean(0.0)) == 0.0
-    assert gaussian_r2(moments_with_mean(1e4)) > 0.999
-    assert math.isnan(gaussian_r2(Moments2(torch.ones(3), torch.zeros(3, 3))))
 
 
 def test_fit_moments_use_the_fitting_tokens_only_whatever_the_block():
@@ -99,6 +78,13 @@ def test_from_x_is_the_studys_metric_and_from_itself_a_probe_on_the_vector(study
     v = study.parts(ref).nonlinear_error
     own = probe(v, v.double().square().sum(1), site.split, n_bootstrap=200)
     assert mine["nonlinear", "from itself"] == pytest.approx(own.r2.value, abs=1e-6)
+
+
+def test_the_gaussian_twin_is_the_closed_form_of_the_fitting_tokens(study, refs):
+    site, v = study.site(), study.parts(refs[0]).sae_error
+    v = v[site.split.fit].double()
+    twin = self_tests(study, refs[0])["error"]["gaussian"]
+    assert twin == pytest.approx(gaussian_norm_r2(v.mean(0), torch.cov(v.T, correction=0)), rel=1e-6)
 
 
 def test_linear_error_of_full_rank_is_predicted_equally_from_x_and_from_itself(study, refs, table):

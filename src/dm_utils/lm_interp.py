@@ -14,8 +14,9 @@ from functools import partial
 
 import numpy as np
 
-from dm_utils.autointerp import Explanation
-from dm_utils.endpoint import ChatEndpoint, MalformedAnswer, Message
+from dm_utils.autointerp import Explainer, Explanation, RuleExplainer, RuleScorer, Scorer
+from dm_utils.endpoint import ChatEndpoint, EndpointConfig, MalformedAnswer, Message
+from dm_utils.store import Store
 from dm_utils.text_windows import Examples, Plan
 
 EXPLAIN = (
@@ -133,3 +134,37 @@ def estimate_cost(plan: Plan, n_latents: int, scorer: LMScorer) -> Cost:
         answer_tokens(min(scorer.per_request, plan.n_test - i * scorer.per_request)) for i in range(detect)
     )
     return Cost(n_latents * (1 + detect), round(n_latents * asked / CHARACTERS_PER_TOKEN), n_latents * answered)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """An explainer and the scorer that belongs to it, with what a chapter says about them."""
+
+    name: str
+    explainer: Explainer
+    scorer: Scorer
+    workers: int = 1
+    endpoint: ChatEndpoint | None = None
+
+    def cost(self, plan: Plan, n_latents: int) -> str:
+        """What testing `n_latents` latents will ask for, before it starts."""
+        if not isinstance(self.scorer, LMScorer):
+            return "no request: rules are learned and scored here"
+        return str(estimate_cost(plan, n_latents, self.scorer))
+
+
+def make_judge(
+    vocabulary: Sequence[str], store: Store, base_url: str = "", model: str = "", concurrency: int = 4
+) -> Judge:
+    """The language model at `base_url`, or the embedded rules when it is empty.
+
+    Raises
+    ------
+    ValueError
+        For an address without a model, or one that cannot be used (see `EndpointConfig`).
+    """
+    if not base_url:
+        return Judge("token rules (no language model)", RuleExplainer(vocabulary), RuleScorer())
+    endpoint = ChatEndpoint(EndpointConfig(base_url, model, concurrency), store)
+    explainer, scorer = LMExplainer(endpoint, vocabulary), LMScorer(endpoint, vocabulary)
+    return Judge(f"language model {model}", explainer, scorer, concurrency, endpoint)

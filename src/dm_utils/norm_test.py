@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dm_utils.error_streams import Moments2
+from dm_utils.norm_theory import gaussian_norm_r2
 from dm_utils.regression import Design, Estimate, probe
 from dm_utils.saes import SaeRef
 from dm_utils.store import file_sha256
@@ -25,20 +26,6 @@ from dm_utils.study import Study
 
 VECTORS = ("x", "sae", "error", "linear", "nonlinear")
 REGRESSORS = ("from x", "from itself")
-
-
-def gaussian_r2(like: Moments2) -> float:
-    """R² of ‖v‖² from v for a Gaussian v with this mean μ and covariance Σ.
-
-    For a Gaussian Cov(v, ‖v‖²) = 2Σμ and Var ‖v‖² = 4 μᵀΣμ + 2 tr Σ², so the best linear probe is 2μ and
-
-        R² = 4 μᵀΣμ / (4 μᵀΣμ + 2 tr Σ²):
-
-    a Gaussian passes the test as well as its mean is large, without any sparse feature. NaN if v does not vary.
-    """
-    linear = 4 * like.mean @ like.covariance @ like.mean
-    rest = 2 * (like.covariance**2).sum()
-    return float(linear / (linear + rest)) if rest > 0 else math.nan
 
 
 def fit_moments(v: Float[Tensor, "token d"], fit: Tensor, block: int) -> Moments2:
@@ -81,7 +68,8 @@ def self_tests(study: Study, ref: SaeRef) -> dict[str, dict[str, Any]]:
             design = Design(v, split, block=block, name=name)
             norm2 = torch.cat([rows.double().square().sum(1) for rows in v.split(block)])
             r2 = design.probe(norm2[:, None], study.profile.n_bootstrap, study.profile.seed)[0].r2
-            twin = gaussian_r2(fit_moments(v, split.fit, block))
+            like = fit_moments(v, split.fit, block)
+            twin = gaussian_norm_r2(like.mean, like.covariance) if like.covariance.any() else math.nan
             values = {"value": r2.value, "low": r2.low, "high": r2.high, "gaussian": twin}
             found[name] = {key: None if math.isnan(value) else value for key, value in values.items()} | {
                 "rank": design.rank

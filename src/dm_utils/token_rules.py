@@ -8,7 +8,8 @@ Rules are learned greedily, from the explanation examples alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,56 +44,52 @@ class TokenSets:
 
     Notes
     -----
-    Names are what the reader sees: ``token ' the'``, ``written as a digit or number``, ``starts a word``, ``continues a word``,
-    ``contains a line break``, ``ends in 'ing'``, ``begins with 'un'``.
+    Names are what the reader sees: `token ' the'`, `written as a digit or number`, `starts a word`, `continues a word`,
+    `contains a line break`, `ends in 'ing'`, `begins with 'un'`.
     """
 
     def __init__(self, vocabulary: Sequence[str]):
-        self.vocabulary = list(vocabulary)
-        self._rows: dict[str, np.ndarray] = {}
-        self._names: dict[int, tuple[str, ...]] = {}
-        text = self.vocabulary
-        for name, pattern in WRITTEN_AS.items():
-            self._rows[f"written as {name}"] = np.array([bool(pattern.fullmatch(t.strip(" "))) for t in text])
+        text = self.vocabulary = list(vocabulary)
+        words = [t.strip(" ") for t in text]
+        self._members: dict[str, list[int]] = defaultdict(list)  # set -> token ids, for sets of a few tokens
+        for token, word in enumerate(words):
+            self._members[f"token {text[token]!r}"].append(token)  # two ids may share one text: pieces of a character
+            for name in _affixes(word):
+                self._members[name].append(token)
+        self._rows = {
+            f"written as {name}": np.array([bool(pattern.fullmatch(word)) for word in words])
+            for name, pattern in WRITTEN_AS.items()
+        }
         self._rows["starts a word"] = np.array([bool(re.match(r" \w", t)) for t in text])
         self._rows["continues a word"] = np.array([bool(re.match(r"[a-z]", t)) for t in text])
         self._rows["contains a line break"] = np.array(["\n" in t for t in text])
-        self._class_names = tuple(self._rows)
+        self._classes = tuple(self._rows)
+        self._names: dict[int, tuple[str, ...]] = {}
 
     def row(self, name: str) -> np.ndarray:
-        """The set ``name`` as booleans [vocabulary]; an unknown name raises ``KeyError``."""
+        """The set `name` as booleans [vocabulary]; an unknown name raises `KeyError`."""
         if name not in self._rows:
-            raise KeyError(f"no token set is called {name!r}; sets are named by TokenSets.names_of")
+            if name not in self._members:
+                raise KeyError(f"no token set is called {name!r}; sets are named by TokenSets.names_of")
+            self._rows[name] = np.zeros(len(self.vocabulary), dtype=bool)
+            self._rows[name][self._members[name]] = True
         return self._rows[name]
 
     def names_of(self, token: int) -> tuple[str, ...]:
-        """The sets that hold ``token``: itself first, then its ending and beginning, then how it is written."""
+        """The sets that hold `token`: itself first, then its ending and beginning, then how it is written."""
         if token not in self._names:
             text = self.vocabulary[token]
-            self._names[token] = (
-                self._single(token),
-                *self._affixes(text.strip(" ")),
-                *(name for name in self._class_names if self._rows[name][token]),
-            )
+            classes = (name for name in self._classes if self._rows[name][token])
+            self._names[token] = (f"token {text!r}", *_affixes(text.strip(" ")), *classes)
         return self._names[token]
 
-    def _single(self, token: int) -> str:
-        name = f"token {self.vocabulary[token]!r}"
-        if name not in self._rows:  # two ids may share one text (pieces of a character): then the set holds both
-            self._rows[name] = np.array([t == self.vocabulary[token] for t in self.vocabulary])
-        return name
 
-    def _affixes(self, word: str) -> Iterable[str]:
-        for size in (4, 3, 2):
-            if len(word) > size and word.isalpha():
-                yield self._where(f"ends in {word[-size:]!r}", lambda t, end=word[-size:]: t.endswith(end))
-                yield self._where(f"begins with {word[:size]!r}", lambda t, start=word[:size]: t.startswith(start))
-
-    def _where(self, name, test) -> str:
-        if name not in self._rows:
-            words = (t.strip(" ") for t in self.vocabulary)
-            self._rows[name] = np.array([bool(test(word)) and word.isalpha() for word in words])
-        return name
+def _affixes(word: str) -> Iterator[str]:
+    """The names of the ending and beginning sets of a word, the longest first."""
+    for size in (4, 3, 2):
+        if len(word) > size and word.isalpha():
+            yield f"ends in {word[-size:]!r}"
+            yield f"begins with {word[:size]!r}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ class Pattern:
     conditions: tuple[Condition, ...]
 
     def match(self, tokens: np.ndarray, sets: TokenSets) -> np.ndarray:
-        """Where the pattern holds: booleans with the shape of ``tokens`` [window, position]; text before a window is unknown."""
+        """Where the pattern holds: booleans with the shape of `tokens` [window, position]; text before a window is unknown."""
         found = np.ones(tokens.shape, dtype=bool)
         for back, name in self.conditions:
             held = sets.row(name)[tokens]
@@ -118,7 +115,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Rule:
-    """A list of patterns, any of which is enough; ``str(rule)`` is the explanation that a reader sees."""
+    """A list of patterns, any of which is enough; `str(rule)` is the explanation that a reader sees."""
 
     patterns: tuple[Pattern, ...] = ()
     sets: TokenSets = field(repr=False, compare=False, default_factory=lambda: TokenSets([]))
@@ -139,7 +136,7 @@ class Rule:
 def candidate_patterns(tokens: np.ndarray, peak: np.ndarray, sets: TokenSets) -> list[Pattern]:
     """Every pattern that holds at the strongest position of at least one window, plainest first, each once.
 
-    ``tokens`` are ids [window, position], ``peak`` the strongest position of each window.  Per window: every set of the peak
+    `tokens` are ids [window, position], `peak` the strongest position of each window.  Per window: every set of the peak
     token, the exact tokens one and two before it, how the token before is written, and the peak token with the one before it.
     """
     found: dict[Pattern, None] = {}
@@ -161,7 +158,7 @@ def learn_rule(examples: Examples, sets: TokenSets, max_patterns: int = 8, least
 
     The score of a rule is its balanced accuracy on the examples, (share of active windows in which a pattern matches at an
     *active* position + share of inactive windows without any match) / 2.  The pattern with the largest gain is added until the
-    gain falls below ``least_gain`` or ``max_patterns`` are in.  Ties go to the plainer pattern.  Test windows are never seen.
+    gain falls below `least_gain` or `max_patterns` are in.  Ties go to the plainer pattern.  Test windows are never seen.
     """
     tokens, active = examples.tokens, examples.activation > 0
     peak = examples.activation.argmax(axis=1)

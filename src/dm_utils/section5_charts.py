@@ -1,0 +1,213 @@
+"""Charts of Sections 5.1 and 5.2 that no other chapter draws; theme and colours are the book's."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from .charts import COLORS, INK, chooser, sae_tooltip, texts, violins
+from .norm_test import VECTORS
+
+WIDE: dict[str, str] = {"width": "container"}
+VECTOR_NAMES = {"x": "x", "sae": "Sae(x)", "error": "SaeError", "linear": "LinearError", "nonlinear": "NonlinearError"}
+TARGET_NAMES = {
+    "linear": "LinearError",
+    "nonlinear": "NonlinearError",
+    "linear_gaussian": "Gaussian like LinearError",
+    "nonlinear_gaussian": "Gaussian like NonlinearError",
+}
+TARGET_COLORS = [COLORS["linear"], COLORS["nonlinear"]] * 2
+
+
+def norm_violins(table: pd.DataFrame, regressor: str) -> alt.LayerChart:
+    """Figure 6 for one regressor: a violin per vector, every SAE a point; open diamonds are the Gaussian twins.
+
+    `table` is what `norm_test.norm_tests` returns; undefined values cannot be drawn and are left to the table of outliers.
+    """
+    rows = table[(table["regressor"] == regressor) & table["value"].notna()].drop(columns="component", errors="ignore")
+    chart = violins(
+        rows.rename(columns={"vector": "component"}), order=VECTORS, title=f"R² of the squared norm, {regressor}"
+    )
+    twins = rows.dropna(subset="gaussian")
+    if twins.empty:
+        return chart
+    twins = twins.assign(place=twins["vector"].map({name: i + 0.28 for i, name in enumerate(VECTORS)}).astype(float))
+    tooltip = [alt.Tooltip("gaussian:Q", title="Gaussian twin", format=".3f"), "vector:N", *sae_tooltip("this vector")]
+    twins = twins.assign(text=texts(twins, "value", "low", "high"))
+    marks = (
+        alt.Chart(twins.round(4))
+        .mark_point(shape="diamond", filled=False, size=26, color=INK, opacity=0.55)
+        .encode(x="gaussian:Q", y="place:Q", tooltip=tooltip)
+    )
+    return (chart + marks).properties(**WIDE, height=70 * len(VECTORS) + 60)
+
+
+def norm_explorer(table: pd.DataFrame) -> alt.LayerChart:
+    """R² of the test against a property of the SAE that the reader chooses; click the legend to single out a vector."""
+    properties = {
+        "layer": "layer",
+        "SAE width": "d_sae",
+        "L0": "l0",
+        "FVU of the SAE": "fvu",
+        "dead latents": "dead_fraction",
+    }
+    rows = table[table["vector"] != "x"].dropna(subset=["value"]).copy()
+    rows["name"], rows["text"] = rows["vector"].map(VECTOR_NAMES), texts(rows, "value", "low", "high")
+    rows = rows.rename(columns={column: title for title, column in properties.items() if title != column})
+    along = chooser("along", list(properties), "Along")
+    which = chooser("which", sorted(rows["regressor"].unique(), reverse=True), "Regressor", radio=True)
+    site = chooser("at", ["all sites", *sorted(rows["site"].unique())], "Site")
+    pick = alt.selection_point(fields=["name"], bind="legend")
+    names = [VECTOR_NAMES[name] for name in VECTORS[1:]]
+    scale = alt.Scale(domain=names, range=[COLORS[name] for name in VECTORS[1:]])
+    base = (
+        alt.Chart(rows.round(5))
+        .transform_filter(alt.datum.regressor == which)
+        .transform_filter("at == 'all sites' || datum.site == at")
+        .transform_calculate(property="datum[along]")
+        .encode(
+            x=alt.X("property:Q", title="the chosen property of the SAE", scale=alt.Scale(zero=False)),
+            color=alt.Color("name:N", title="squared norm of", scale=scale),
+            opacity=alt.condition(pick, alt.value(0.9), alt.value(0.06)),
+        )
+    )
+    y_axis = alt.Y("value:Q", title="R²", scale=alt.Scale(zero=False))
+    bars = base.mark_rule().encode(y=alt.Y("low:Q", title="R²", scale=alt.Scale(zero=False)), y2="high:Q")
+    fields = {"sae_id": "SAE", "SAE width": "width", "L0": "L0", "layer": "layer", "architecture": "architecture"}
+    tooltip = ["name:N", alt.Tooltip("text:N", title="R²"), *[alt.Tooltip(f, title=t) for f, t in fields.items()]]
+    points = base.mark_point(size=55).encode(y=y_axis, tooltip=tooltip)
+    return alt.layer(bars, points).add_params(along, which, site, pick).properties(**WIDE, height=340)
+
+
+def _target_scale() -> alt.Scale:
+    return alt.Scale(domain=list(TARGET_NAMES.values()), range=TARGET_COLORS)
+
+
+def loss_curves(curves: pd.DataFrame) -> alt.LayerChart:
+    """Training of every SAE (columns `target, seed, step, train_fvu, validation_fvu`): FVU against steps, one line per seed."""
+    names = {"validation_fvu": "validation tokens", "train_fvu": "training tokens"}
+    long = curves.melt(["target", "seed", "step", "lr"], list(names), "which", "fvu").round(4)
+    long["which"], long["name"] = long["which"].map(names), long["target"].map(TARGET_NAMES)
+    long["kind"] = long["target"].str.endswith("gaussian").map({False: "error", True: "Gaussian twin"})
+    pick = chooser("which_tokens", list(names.values()), "FVU on", radio=True)
+    dash = alt.StrokeDash(
+        "kind:N", title=None, scale=alt.Scale(domain=["error", "Gaussian twin"], range=[[1, 0], [5, 4]])
+    )
+    lines = (
+        alt.Chart(long)
+        .transform_filter(alt.datum.which == pick)
+        .mark_line(strokeWidth=1.5)
+        .encode(
+            x=alt.X("step:Q", title="training step"),
+            y=alt.Y("fvu:Q", title="FVU", scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                "name:N", title="trained on", scale=_target_scale(), legend=alt.Legend(orient="bottom", columns=2)
+            ),
+            strokeDash=dash,
+            detail="seed:N",
+            tooltip=["name:N", "seed:N", "lr:Q", "step:Q", "fvu:Q"],
+        )
+    )
+    return alt.layer(lines).add_params(pick).properties(**WIDE, height=300)
+
+
+def fvu_by_target(table: pd.DataFrame, dense: pd.DataFrame) -> alt.LayerChart:
+    """Held-out FVU of every run with its interval, one row per target; a tick marks what k dense directions leave.
+
+    `table` holds `target, seed, fvu, fvu_low, fvu_high`; `dense` holds `target, fvu`.
+    """
+    rows = table.assign(name=table["target"].map(TARGET_NAMES), text=texts(table, "fvu", "fvu_low", "fvu_high"))
+    rows["offset"] = rows["seed"].astype(str)
+    y = alt.Y("name:N", title=None, sort=list(TARGET_NAMES.values()), axis=alt.Axis(labelLimit=260))
+    x = alt.X("fvu:Q", title="FVU on held-out tokens", scale=alt.Scale(zero=False))
+    base = alt.Chart(rows.round(5)).encode(
+        y=y, yOffset="offset:N", color=alt.Color("name:N", legend=None, scale=_target_scale())
+    )
+    tooltip = ["name:N", "seed:N", alt.Tooltip("text:N", title="FVU"), "lr:Q", "steps:Q", "converged:N"]
+    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("fvu_low:Q", title="FVU on held-out tokens"), x2="fvu_high:Q")
+    points = base.mark_point(size=60).encode(x=x, tooltip=tooltip)
+    marks = alt.Chart(dense.assign(name=dense["target"].map(TARGET_NAMES)).round(5)).mark_tick(
+        thickness=2, size=46, color=INK
+    )
+    marks = marks.encode(y=y, x="fvu:Q", tooltip=["name:N", alt.Tooltip("fvu:Q", title="k principal components leave")])
+    return alt.layer(bars, points, marks).properties(**WIDE, height=230)
+
+
+def accuracy_by_decile(table: pd.DataFrame) -> alt.LayerChart:
+    """Figure 7: accuracy per group of test windows with intervals; columns `name, part, control, group, value, low, high`.
+
+    `part` decides the colour (linear, nonlinear), `control` (bool) the dash; click the legend to single one out.
+    """
+    groups = [g for g in table["group"].drop_duplicates() if g != "balanced"]
+    rows = table[table["group"] != "balanced"]
+    rows = rows.assign(text=texts(rows, "value", "low", "high")).round(4)
+    names = rows.drop_duplicates("name")
+    pick = alt.selection_point(fields=["name"], bind="legend")
+    hue = alt.Color(
+        "name:N",
+        title=None,
+        scale=alt.Scale(domain=names["name"].tolist(), range=[COLORS[part] for part in names["part"]]),
+        legend=alt.Legend(orient="bottom", columns=1),
+    )
+    dash = alt.StrokeDash("control:N", legend=None, scale=alt.Scale(domain=[False, True], range=[[1, 0], [4, 4]]))
+    x = alt.X(
+        "group:N",
+        sort=groups,
+        title="test windows: silent ones, then tenths of the activation",
+        axis=alt.Axis(labelAngle=0),
+    )
+    base = alt.Chart(rows).encode(x=x, color=hue, opacity=alt.condition(pick, alt.value(1), alt.value(0.1)))
+    tooltip = [
+        "name:N",
+        "group:N",
+        alt.Tooltip("text:N", title="accuracy"),
+        alt.Tooltip("n_latents:Q", title="latents"),
+    ]
+    y_title = "share of right decisions"
+    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q")
+    line = base.mark_line(strokeWidth=1.5).encode(y=alt.Y("value:Q", title=y_title), strokeDash=dash, detail="name:N")
+    points = base.mark_point(size=55).encode(y="value:Q", tooltip=tooltip)
+    return alt.layer(bars, line, points).add_params(pick).properties(**WIDE, height=320)
+
+
+def explanation_browser(latents: pd.DataFrame) -> alt.LayerChart:
+    """Every tested latent by its balanced accuracy, with a search in the explanations.
+
+    `latents` holds `part` (linear, nonlinear), `latent, explanation, balanced, active` (accuracy over deciles), `silent`.
+    """
+    rows = latents.assign(
+        name=latents["part"].map(TARGET_NAMES), explanation=latents["explanation"].fillna("no valid answer")
+    )
+    rows["rank"] = rows.groupby("part")["balanced"].rank(ascending=False, method="first").astype(int)
+    query = alt.param(name="query", value="", bind=alt.binding(input="search", name="Find in explanations "))
+    found = "query == '' || indexof(lower(datum.explanation), lower(query)) >= 0"
+    base = alt.Chart(rows.round(4)).transform_calculate(found=found)
+    scale = alt.Scale(domain=[TARGET_NAMES["linear"], TARGET_NAMES["nonlinear"]], range=TARGET_COLORS[:2])
+    columns = {
+        "explanation": "rule or sentence",
+        "active": "right on active",
+        "silent": "right on silent",
+        "latent": "latent",
+    }
+    tooltip = [alt.Tooltip(name, title=title) for name, title in columns.items()]
+    points = base.mark_point(size=32).encode(
+        x=alt.X("rank:Q", title="latents, the best explained first"),
+        y=alt.Y("balanced:Q", title="balanced accuracy", scale=alt.Scale(zero=False)),
+        color=alt.Color("name:N", title=None, scale=scale),
+        opacity=alt.condition("datum.found", alt.value(0.85), alt.value(0.05)),
+        tooltip=tooltip,
+    )
+    says = "datum.name + ': ' + datum.n + ' latents, balanced accuracy ' + format(datum.mean, '.3f')"
+    text = (
+        base.transform_filter("datum.found")
+        .transform_aggregate(n="count()", mean="mean(balanced)", groupby=["name"])
+        .transform_calculate(says=says)
+        .mark_text(align="right", fontSize=13)
+        .encode(
+            x=alt.value("width"),
+            y=alt.Y("name:N", axis=None, scale=alt.Scale(range=[14, 34])),
+            text="says:N",
+            color=alt.Color("name:N", title=None, scale=scale),
+        )
+    )
+    return alt.layer(points, text).resolve_scale(y="independent").add_params(query).properties(**WIDE, height=340)
