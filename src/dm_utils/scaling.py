@@ -15,13 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from scipy.optimize import least_squares
-from torch import Tensor
 
-from dm_utils.decomposition import total_variance
-from dm_utils.regression import Bootstrap, Design, Estimate, HeldOutSums
+from dm_utils.regression import Estimate
 
 Array = np.ndarray
 MIN_EXPONENT, MAX_EXPONENT = 0.01, 4.0
@@ -131,36 +128,6 @@ def percentiles(value: float, draws: Float[Array, " draw"], note: str = "") -> E
     return Estimate(float(value), min(float(low), float(value)), max(float(high), float(value)), note)
 
 
-def fvu_draws(
-    design: Design, norm2: Float[Tensor, "sae token"], n_bootstrap: int = 1000, seed: int = 0
-) -> tuple[Float[Array, " sae"], Float[Array, "draw sae"]]:
-    """FVU of each error on the held-out tokens, observed and with the held-out contexts resampled.
-
-    The same contexts are resampled for every SAE, with the seed of the engine: what SAEs share cancels in comparisons.
-
-    Parameters
-    ----------
-    design : the site's; gives x, the split and Σ‖x − mean‖².
-    norm2 : [sae, token], squared norms of an error of each SAE, for instance `error_norm2` or `nonlinear_norm2`.
-
-    Raises
-    ------
-    ValueError : `norm2` does not have one column per token of the design.
-    """
-    if norm2.ndim != 2 or norm2.shape[1] != len(design):
-        raise ValueError(f"norm2 must be [sae, {len(design)}], one column per token; given {tuple(norm2.shape)}")
-    sums = HeldOutSums(design.split)
-    for rows, x in design.blocks():
-        centred = x - design.mean.to(x.device, x.dtype)
-        sums.add(rows, x=centred, x2=centred**2, error2=norm2[:, rows].T.double())
-    resampled = Bootstrap(sums.totals, n_bootstrap, seed)
-
-    def fvu(s: dict[str, Tensor]) -> Array:
-        return (s["error2"] / total_variance(s)[:, None]).numpy()
-
-    return fvu(resampled.observed)[0], fvu(resampled.draws)
-
-
 def scattered(
     fitted: Float[Array, " sae"],
     value: Float[Array, " sae"],
@@ -229,7 +196,7 @@ def fit_scaling(
     Parameters
     ----------
     width, value : [sae], at least 3 different widths.
-    draws : [draw, sae] from `fvu_draws`; without it only the scatter of the SAEs makes the intervals.
+    draws : [draw, sae] from `breakdown.fvu_draws`; without it only the scatter of the SAEs makes the intervals.
 
     Raises
     ------
@@ -327,43 +294,31 @@ def fit_level(
     return Level(percentiles(y.mean(), flat), percentiles(np.expm1(slope), np.expm1(slopes)), flat)
 
 
-def curve(fit: ScalingFit | Level, widths: Array) -> tuple[Float[Array, " width"], Float[Array, "draw width"]]:
-    """A fit at each width, and its draws."""
-    if isinstance(fit, Level):
-        return np.full(len(widths), fit.level.value), np.repeat(fit.draws[:, None], len(widths), 1)
-    return fit.law(widths), fit.draws(widths)
+@dataclass(frozen=True)
+class ConstantProfile:
+    """The best law for each constant c held fixed: how the fit changes as c does. Arrays are [constant]."""
+
+    law: PowerLaw
+    rms_residual: Float[Array, " constant"]
 
 
-def asymptotic_gap(total: ScalingFit, nonlinear: ScalingFit | Level) -> Estimate:
-    """Linear error left at infinite width: the constant of FVU minus the asymptote of FVU_nonlinear (Section 4.3)."""
-    floor = nonlinear.draws.constant if isinstance(nonlinear, ScalingFit) else nonlinear.draws
-    return percentiles(total.constant.value - nonlinear.asymptote.value, total.draws.constant - floor)
+def profile_constant(width: Sequence[float], value: Sequence[float], n: int = 41) -> ConstantProfile:
+    """Fit a and m for each of `n` constants from 0 to just below the smallest value.
 
+    Where `rms_residual` is nearly as small over a range of constants, the SAEs cannot tell them apart.
 
-def breakdown(total: ScalingFit, nonlinear: ScalingFit | Level, widths: Sequence[float]) -> pd.DataFrame:
-    """The curves of Fig. 1: nonlinear error below, then the linear error that stays, absent features on top.
-
-    The linear error that stays is max(0, c − asymptote of FVU_nonlinear): where the power law ends below the nonlinear
-    level, nothing of it is left, and the break-down does not hold.
-
-    Returns
-    -------
-    DataFrame
-        `d_sae, part, bottom, top, top_low, top_high, extrapolated`; heights are fractions of variance unexplained.
+    Raises
+    ------
+    ValueError : see `fit_power_law`.
     """
-    w = np.asarray(widths, dtype=float)
-    (upper, uppers), (lower, lowers) = curve(total, w), curve(nonlinear, w)
-    gap = asymptotic_gap(total, nonlinear).value
-    floor = nonlinear.draws.constant if isinstance(nonlinear, ScalingFit) else nonlinear.draws
-    gaps = np.maximum(total.draws.constant - floor, 0)[:, None]
-    upper, uppers = np.maximum(upper, lower), np.maximum(uppers, lowers)
-    middle, middles = np.minimum(lower + max(gap, 0), upper), np.minimum(lowers + gaps, uppers)
-    edges = {"nonlinear": (0 * w, lower, lowers), "linear": (lower, middle, middles), "absent": (middle, upper, uppers)}
-    outside = (w < total.width.min()) | (w > total.width.max())
-    rows = []
-    for part, (bottom, top, tops) in edges.items():
-        band = [percentiles(value, draws) for value, draws in zip(top, tops.T, strict=True)]
-        low, high = [e.low for e in band], [e.high for e in band]
-        heights = {"bottom": bottom, "top": top, "top_low": low, "top_high": high}
-        rows.append(pd.DataFrame({"d_sae": w, "part": part, **heights, "extrapolated": outside}))
-    return pd.concat(rows, ignore_index=True)
+    w, y = _checked(width, value)
+    reference = float(np.exp(np.log(w).mean()))
+    constants = np.linspace(0, 0.995 * y.min(), n)
+    u = np.exp(-GRID[:, None] * np.log(w / reference))  # [grid, sae]
+    left = y - constants[:, None]  # [constant, sae]
+    scales = left @ u.T / (u**2).sum(1)  # [constant, grid]
+    rss = ((left[:, None] - scales[..., None] * u) ** 2).sum(-1)
+    best = rss.argmin(1)
+    pick = np.arange(n)
+    law = PowerLaw(constants, scales[pick, best], GRID[best], reference)
+    return ConstantProfile(law, np.sqrt(rss[pick, best] / len(w)))
