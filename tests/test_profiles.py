@@ -36,7 +36,7 @@ def test_overrides_apply_and_none_keeps_the_default():
         ("lab", {"layer": 99}, ["layer = 99", "layers 0 to 5", "nearest is 5"]),
         ("lab", {"layer": -1}, ["layer = -1"]),
         ("lab", {"layer": "two"}, ["layer = 'two'"]),
-        ("lab", {"near_l0": "x"}, ["near_l0 = 'x'", "above 0", "16.0"]),
+        ("lab", {"near_l0": "x"}, ["near_l0 = 'x'", "a number above 0", "16.0"]),
         ("lab", {"lyaer": 2}, ["unknown parameter 'lyaer'", "Did you mean 'layer'?"]),
         ("lab", {"split_by": "word"}, ["split_by = 'word'", "'token' or 'context'"]),
         ("lab", {"skip": 255}, ["skip = 255", "at most 254"]),

@@ -30,32 +30,40 @@ class Profile(BaseModel):
     title: str = Field(description="the model's name as a reader sees it")
     model: str = Field(description="'lab', a Hugging Face model id, or a local model folder")
     model_revision: str | None = Field(default=None, description="a commit, tag or branch of the model")
-    n_layers: Count = Field(description="how many layers the model has")
-    d_model: Count = Field(description="the width of the residual stream")
+    n_layers: Count = Field(description="a whole number, how many layers the model has")
+    d_model: Count = Field(description="a whole number, the width of the residual stream")
     dataset: str = Field(description="'stdlib-docs', a Hugging Face dataset id, or a local text file")
     dataset_revision: str | None = Field(default=None, description="a commit, tag or branch of the dataset")
     releases: dict[Component, tuple[str, ...]] = Field(
         description="for each component, 'lab', SAELens releases, or local SAE folders"
     )
-    layer: Annotated[int, Field(ge=0)] = Field(description="the layer to study")
-    near_l0: Annotated[float, Field(gt=0)] = Field(description="the L0 that SAEs are chosen near to, above 0")
-    width: Count = Field(description="the SAE width (number of latents) of single-SAE experiments, at least 1")
-    n_contexts: Annotated[int, Field(ge=2)] = Field(description="contexts of text, at least 2")
-    ctx_len: Annotated[int, Field(ge=8)] = Field(description="tokens in a context, BOS included, at least 8")
-    skip: Annotated[int, Field(ge=0)] = Field(description="leading positions left out of each context, 0 or more")
+    layer: Annotated[int, Field(ge=0)] = Field(description="a whole number, the layer to study, 0 or more")
+    near_l0: Annotated[float, Field(gt=0)] = Field(description="a number above 0, the L0 that SAEs are chosen near to")
+    width: Count = Field(
+        description="a whole number, the SAE width (number of latents) of single-SAE experiments, at least 1"
+    )
+    n_contexts: Annotated[int, Field(ge=2)] = Field(description="a whole number of contexts of text, at least 2")
+    ctx_len: Annotated[int, Field(ge=8)] = Field(
+        description="a whole number of tokens in a context, BOS included, at least 8"
+    )
+    skip: Annotated[int, Field(ge=0)] = Field(
+        description="a whole number of leading positions left out of each context, 0 or more"
+    )
     fit_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.6075,
-        description="the share of tokens that fits, strictly between 0 and 1",
+        description="a number strictly between 0 and 1, the share of tokens that fits",
     )
     split_by: Literal["token", "context"] = Field(default="token", description="'token' or 'context'")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="a whole number, 0 or more")
-    n_bootstrap: Annotated[int, Field(ge=100)] = Field(default=1000, description="resamples, at least 100")
+    n_bootstrap: Annotated[int, Field(ge=100)] = Field(
+        default=1000, description="a whole number of resamples, at least 100"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="the model's: 'float32', 'bfloat16' or 'float16'"
     )
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda', 'cuda:1', 'mps'")
-    batch: Count = Field(default=16, description="contexts per forward pass, at least 1")
-    block: Count = Field(default=8192, description="tokens per block of the engine, at least 1")
+    batch: Count = Field(default=16, description="a whole number of contexts per forward pass, at least 1")
+    block: Count = Field(default=8192, description="a whole number of tokens per block of the engine, at least 1")
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:
