@@ -37,7 +37,7 @@ def escape_json(text: str) -> str:
 class ChartRenderer:
     """Render an Altair chart (Vega-Lite JSON) as an element that ``boot.js`` draws."""
 
-    mime_priority_overrides = [("html", VEGALITE_MIME, 1)]
+    mime_priority_overrides = (("html", VEGALITE_MIME, 1),)
 
     @staticmethod
     def handle_mime(_renderer: Any, data: Any, inline: bool) -> list[nodes.Element] | None:
@@ -96,7 +96,7 @@ def copy_assets(packages: Path, site: Path) -> None:
 
 def prepare_assets(cache: Path) -> Path:
     """Return the folder of static assets, fetched once per lock file and package version."""
-    inputs = [path.read_bytes() for path in sorted(HERE.glob("*.js*")) + [Path(__file__)]]
+    inputs = [path.read_bytes() for path in (*sorted(HERE.glob("*.js*")), Path(__file__))]
     key = hashlib.sha256(b"\0".join([*inputs, vl_convert.__version__.encode()])).hexdigest()[:16]
     ready = cache / f"site-{key}"
     if not ready.exists():

@@ -167,14 +167,20 @@ class Chapter:
         self.rows.append(row)
 
     def record_table(
-        self, table: pd.DataFrame, metrics: Sequence[str], figure: str = "", paper: Mapping[str, str | float] | None = None
+        self,
+        table: pd.DataFrame,
+        metrics: Sequence[str],
+        figure: str = "",
+        paper: Mapping[str, str | float] | None = None,
     ) -> None:
         """Keep several metrics of a table as :meth:`Study.measure` returns it; ``paper`` maps a metric to a reported value."""
         for row in table.itertuples(index=False):
             for metric in metrics:
                 value = getattr(row, metric)
                 low, high = (getattr(row, f"{metric}_{side}", math.nan) for side in ("low", "high"))
-                self.record(metric, SimpleNamespace(value=value, low=low, high=high), figure, row, (paper or {}).get(metric))
+                self.record(
+                    metric, SimpleNamespace(value=value, low=low, high=high), figure, row, (paper or {}).get(metric)
+                )
 
     @cached_property
     def _folder(self) -> Path:

@@ -54,6 +54,11 @@ class Layout:
         return self.build / "executed" / self.profile
 
     @property
+    def store(self) -> Path:
+        """Measurements that chapters share."""
+        return self.build / "store"
+
+    @property
     def source(self) -> Path:
         """What Sphinx reads: the book's pages and the executed chapters."""
         return self.build / "source"
@@ -73,7 +78,7 @@ def chapters(layout: Layout) -> list[str]:
         If the list and the folder of notebooks disagree.
     """
     toc = yaml.safe_load((layout.root / "book/_toc.yml").read_text())
-    files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
+    files = [toc["root"], *(entry["file"] for part in toc["parts"] for entry in part["chapters"])]
     listed = [name.removeprefix("notebooks/") for name in files if name.startswith("notebooks/")]
     present = {path.stem for path in (layout.root / "notebooks").glob("*.ipynb")}
     if set(listed) != present:
@@ -106,10 +111,11 @@ def chapter_key(notebook: Path, parameters: Mapping[str, Any], shared: str) -> s
 
 
 @contextlib.contextmanager
-def kernel_environment(tables: Path, jobs: int) -> Iterator[None]:
-    """Set what kernels inherit: where tables go, threads per chapter, and no progress bars in the pages."""
+def kernel_environment(tables: Path, store: Path, jobs: int) -> Iterator[None]:
+    """Set what kernels inherit: where tables and results go, threads per chapter, no progress bars in the pages."""
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     fresh = {"DM_TABLES": str(tables), "DM_BOOK": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": threads}
+    fresh |= {"DM_STORE": os.environ.get("DM_STORE", str(store))}
     fresh |= {"TOKENIZERS_PARALLELISM": "false", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     before = {name: os.environ.get(name) for name in fresh}
     os.environ.update(fresh)
@@ -118,6 +124,16 @@ def kernel_environment(tables: Path, jobs: int) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def for_reading(notebook: dict[str, Any]) -> dict[str, Any]:
+    """Fold the code away, except the parameters, and forget this machine's paths and the time of day."""
+    notebook["metadata"].pop("papermill", None)
+    for cell in notebook["cells"]:
+        cell["metadata"] = {"tags": cell["metadata"].get("tags", [])}
+        if cell["cell_type"] == "code" and not any("parameters" in tag for tag in cell["metadata"]["tags"]):
+            cell["metadata"]["tags"].append("hide-input")
+    return notebook
 
 
 def execute(notebook: Path, target: Path, parameters: Mapping[str, Any], bar: int = 0) -> float:
@@ -146,11 +162,19 @@ def execute(notebook: Path, target: Path, parameters: Mapping[str, Any], bar: in
             f"{notebook.stem} failed in cell {error.cell_index}:\n\n{error.source}\n\n{error.ename}: {error.evalue}\n"
             f"(the copy with the whole traceback: {failed})"
         ) from None
-    finished = json.loads(fresh.read_text())
-    finished["metadata"].pop("papermill", None)  # it holds this machine's paths and the time of day
-    fresh.write_text(json.dumps(finished, indent=1, ensure_ascii=False))
+    fresh.write_text(json.dumps(for_reading(json.loads(fresh.read_text())), indent=1, ensure_ascii=False))
     os.replace(fresh, target)
     return time.monotonic() - start
+
+
+def is_current(record: Path, key: str) -> bool:
+    """Whether a chapter's stored copy has this key and everything that it wrote is still there."""
+    try:
+        stored = json.loads(record.read_text())
+        files = [record.with_suffix(".ipynb"), *(record.parent / path for path in stored["tables"])]
+        return stored["key"] == key and all(path.exists() for path in files)
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def refresh(layout: Layout, name: str, parameters: Mapping[str, Any], shared: str, slots: list[int]) -> str:
@@ -158,8 +182,7 @@ def refresh(layout: Layout, name: str, parameters: Mapping[str, Any], shared: st
     notebook, target = layout.root / f"notebooks/{name}.ipynb", layout.executed / f"{name}.ipynb"
     record = target.with_suffix(".json")
     key = chapter_key(notebook, parameters, shared)
-    stored = json.loads(record.read_text()) if record.exists() else {}
-    if stored.get("key") == key and target.exists() and all((layout.executed / path).exists() for path in stored["tables"]):
+    if is_current(record, key):
         return f"{name}: unchanged"
     record.unlink(missing_ok=True)
     slot = slots.pop()
@@ -178,7 +201,7 @@ def execute_chapters(layout: Layout, parameters: Mapping[str, Any], jobs: int = 
     slots = list(range(jobs, 0, -1))
     work = partial(refresh, layout, parameters=parameters, shared=shared, slots=slots)
     with (
-        kernel_environment(layout.executed / "tables", jobs),
+        kernel_environment(layout.executed / "tables", layout.store, jobs),
         tqdm(total=len(names), desc="chapters", unit="chapter", position=0) as overall,
         ThreadPoolExecutor(jobs) as pool,
     ):
@@ -212,7 +235,11 @@ def stage(layout: Layout) -> None:
 def build_site(layout: Layout) -> None:
     """Turn the staged pages into ``_build/html``; any warning stops the build."""
     stage(layout)
-    config = [layout.root / "_config.yml", layout.root / "book/_toc.yml", *sorted((layout.root / "book/_ext").glob("*.*"))]
+    config = [
+        layout.root / "_config.yml",
+        layout.root / "book/_toc.yml",
+        *sorted((layout.root / "book/_ext").glob("*.*")),
+    ]
     key, stamp = digest(*[path.read_bytes() for path in config]), layout.build / "site.key"
     if not stamp.exists() or stamp.read_text() != key:
         for folder in (layout.html, layout.build / ".doctrees"):

@@ -82,7 +82,7 @@ def tidy(table: pd.DataFrame, metrics: Sequence[str], keep: Sequence[str] = ()) 
     missing = [name for name in metrics if name not in table]
     if missing:
         raise ValueError(f"the table has no {', '.join(missing)}; its columns are {', '.join(table.columns)}")
-    base = table[[name for name in (*SAE_COLUMNS, *keep) if name in table]]
+    base = table[[name for name in dict.fromkeys([*SAE_COLUMNS, *keep]) if name in table]]
     parts = []
     for name in metrics:
         low, high = table.get(f"{name}_low", table[name]), table.get(f"{name}_high", table[name])
@@ -228,7 +228,11 @@ def breakdown(points: pd.DataFrame, curve: pd.DataFrame, choose: str | None = No
     hue = alt.Color("name:N", title=None, scale=scale)
     points = points.assign(name=points["part"].map(PART_NAMES), text=texts(points, "value", "low", "high")).round(5)
     curve = curve.assign(name=curve["part"].map(PART_NAMES), text=texts(curve, "top", "top_low", "top_high")).round(5)
-    tooltip = [alt.Tooltip("name:N", title="part"), alt.Tooltip("d_sae:Q", title="width"), alt.Tooltip("text:N", title="up to")]
+    tooltip = [
+        alt.Tooltip("name:N", title="part"),
+        alt.Tooltip("d_sae:Q", title="width"),
+        alt.Tooltip("text:N", title="up to"),
+    ]
     base = alt.Chart(curve).encode(x=width_axis(), color=hue, tooltip=tooltip)
     height = alt.Y("top:Q", title="fraction of variance unexplained", scale=alt.Scale(zero=True))
     area = base.mark_area(opacity=0.5).encode(y=height, y2="bottom:Q")
@@ -255,7 +259,9 @@ def pair_matrix(pairs: pd.DataFrame, value: str = "r2", title: str = "R²") -> a
         y=alt.Y("large:O", title="SAE of width", sort="descending"),
         tooltip=tooltip,
     )
-    cells = base.mark_rect().encode(color=alt.Color(f"{value}:Q", title=title, scale=alt.Scale(scheme="viridis", zero=False)))
+    cells = base.mark_rect().encode(
+        color=alt.Color(f"{value}:Q", title=title, scale=alt.Scale(scheme="viridis", zero=False))
+    )
     shade = alt.condition(f"datum['{value}'] > {middle}", alt.value("#111111"), alt.value("#ffffff"))
     numbers = base.mark_text(fontSize=13, lineBreak="|", lineHeight=14).encode(text="cell:N", color=shade)
     numbers = numbers.transform_calculate(cell="replace(datum.text, ' ', '|')")
@@ -277,24 +283,38 @@ def violins(values: pd.DataFrame, order: Sequence[str], value: str = "value", ti
             at = np.linspace(part[value].min(), part[value].max(), 60)
             density = gaussian_kde(part[value])(at)
             half = 0.4 * density / density.max()
-            shapes.append(pd.DataFrame({value: at, "left": order.index(name) - half, "right": order.index(name) + half, "component": name}))
+            shapes.append(
+                pd.DataFrame(
+                    {value: at, "left": order.index(name) - half, "right": order.index(name) + half, "component": name}
+                )
+            )
     dots["place"] = dots["middle"] + np.random.default_rng(0).uniform(-0.12, 0.12, len(dots))
     names = " : ".join(f"datum.value == {index} ? '{name}'" for index, name in enumerate(order)) + " : ''"
     axis = alt.Axis(values=list(range(len(order))), labelExpr=names, grid=False)
     y_scale = alt.Scale(domain=[-0.6, len(order) - 0.4], reverse=True, nice=False)
-    hue = alt.Color("component:N", legend=None, scale=alt.Scale(domain=list(order), range=[COLORS[name] for name in order]))
+    hue = alt.Color(
+        "component:N", legend=None, scale=alt.Scale(domain=list(order), range=[COLORS[name] for name in order])
+    )
     x_axis = alt.X(f"{value}:Q", title=title, scale=alt.Scale(zero=False))
     y_axis = alt.Y("left:Q", title=None, axis=axis, scale=y_scale)
-    layers = [
-        alt.Chart(pd.concat(shapes).round(4)).mark_area(opacity=0.35, orient="vertical").encode(x=x_axis, y=y_axis, y2="right:Q", color=hue)
-    ] if shapes else []
+    layers = (
+        [
+            alt.Chart(pd.concat(shapes).round(4))
+            .mark_area(opacity=0.35, orient="vertical")
+            .encode(x=x_axis, y=y_axis, y2="right:Q", color=hue)
+        ]
+        if shapes
+        else []
+    )
     base = alt.Chart(dots.round(4)).encode(y=alt.Y("place:Q", title=None, axis=axis, scale=y_scale), color=hue)
     bars = base.mark_rule(opacity=0.35).encode(x=alt.X("low:Q", title=title, scale=alt.Scale(zero=False)), x2="high:Q")
     points = base.mark_point(size=45).encode(x=x_axis, tooltip=[alt.Tooltip("component:N"), *sae_tooltip(title)])
     return alt.layer(*layers, bars, points).properties(width="container", height=70 * len(order) + 40)
 
 
-def token_lines(tokens: pd.DataFrame, value: str = "error_norm2", title: str = "squared error norm") -> alt.VConcatChart:
+def token_lines(
+    tokens: pd.DataFrame, value: str = "error_norm2", title: str = "squared error norm"
+) -> alt.VConcatChart:
     """Draw a per-token value, one line per SAE (Fig. 5, 12); drag over the lower chart to choose the tokens above.
 
     ``tokens`` holds ``index`` (position in the strip), ``token`` (its text), ``sae`` (the line's name) and the value.
@@ -305,12 +325,19 @@ def token_lines(tokens: pd.DataFrame, value: str = "error_norm2", title: str = "
     domain = alt.Scale(domain={"param": "span", "encoding": "x"}, nice=False)
     hidden = alt.X("index:Q", title=None, scale=domain, axis=alt.Axis(labels=False, ticks=False))
     height = alt.Y(f"{value}:Q", title=title)
-    tooltip = [alt.Tooltip("token:N"), alt.Tooltip("index:Q"), alt.Tooltip("sae:N", title="SAE"), alt.Tooltip(f"{value}:Q", format=".4g")]
+    tooltip = [
+        alt.Tooltip("token:N"),
+        alt.Tooltip("index:Q"),
+        alt.Tooltip("sae:N", title="SAE"),
+        alt.Tooltip(f"{value}:Q", format=".4g"),
+    ]
     line = base.mark_line(clip=True).encode(x=hidden, y=height)
     marks = base.mark_point(size=40, clip=True).encode(x=hidden, y=height, tooltip=tooltip)
     words = alt.Chart(data[data["sae"] == data["sae"].iloc[0]]).mark_text(angle=270, align="right", clip=True, limit=85)
     words = words.encode(x=hidden, y=alt.value(2), text="token:N").properties(width=640, height=90)
     whole = base.mark_line(strokeWidth=1).encode(y=alt.Y(f"{value}:Q", title=None, axis=None))
-    whole = whole.encode(x=alt.X("index:Q", title="drag to choose the tokens above", scale=alt.Scale(nice=False, padding=4)))
+    whole = whole.encode(
+        x=alt.X("index:Q", title="drag to choose the tokens above", scale=alt.Scale(nice=False, padding=4))
+    )
     top = alt.layer(line, marks).properties(width=640, height=240)
     return alt.vconcat(top, words, whole.add_params(brush).properties(width=640, height=55), spacing=4)

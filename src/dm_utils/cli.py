@@ -13,15 +13,18 @@ import yaml
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The dark-matter book: build it, run it, serve it.")
 ProfileOption = Annotated[str, typer.Option("--profile", help="What to study: a profile's name (see `dm profiles`).")]
-ParameterOption = Annotated[
-    list[tuple[str, str]] | None,
-    typer.Option("-p", "--parameter", help="A parameter's name and value, for example `-p layer 2`; may be repeated."),
-]
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # `-p NAME VALUE`, as papermill writes it
 
 
-def read_values(pairs: list[tuple[str, str]] | None) -> dict[str, Any]:
-    """Read ``-p name value`` pairs; a value is a number, true/false or a list where it looks like one, else text."""
-    return {name: yaml.safe_load(value) for name, value in pairs or []}
+def read_values(words: list[str]) -> dict[str, Any]:
+    """Read ``-p NAME VALUE`` groups; a value is a number, true/false or a list where it looks like one, else text."""
+    groups = [words[i : i + 3] for i in range(0, len(words), 3)]
+    for group in groups:
+        if len(group) != 3 or group[0] != "-p":
+            raise typer.BadParameter(
+                f"{' '.join(group)!r}: give parameters as `-p NAME VALUE`, for example `-p layer 2`"
+            )
+    return {name: yaml.safe_load(value) for _, name, value in groups}
 
 
 def stop(error: Exception) -> None:
@@ -30,31 +33,31 @@ def stop(error: Exception) -> None:
     raise typer.Exit(1)
 
 
-@app.command()
+@app.command(context_settings=PASS_ON)
 def build(
+    context: typer.Context,
     profile: ProfileOption = "lab",
-    parameter: ParameterOption = None,
     jobs: Annotated[int, typer.Option(help="How many chapters run at the same time.")] = 1,
 ) -> None:
-    """Execute every chapter that changed and build the site in `_build/html`."""
+    """Execute every chapter that changed and build the site in `_build/html`; `-p NAME VALUE` sets a parameter everywhere."""
     from .build import BuildError, build_book
 
     start = time.monotonic()
     try:
-        site = build_book(profile, read_values(parameter), jobs)
+        site = build_book(profile, read_values(context.args), jobs)
     except BuildError as error:
         return stop(error)
     typer.secho(f"\nThe book is in {site} ({time.monotonic() - start:.0f} s).", fg="green")
     typer.echo("To read it: `make serve`, then open http://localhost:8000/")
 
 
-@app.command()
+@app.command(context_settings=PASS_ON)
 def chapter(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="The notebook's name, for example 04_2_error_vectors.")],
     profile: ProfileOption = "lab",
-    parameter: ParameterOption = None,
 ) -> None:
-    """Execute one chapter into `_build/runs/PROFILE/`, with any of its parameters replaced."""
+    """Execute one chapter into `_build/runs/PROFILE/`; `-p NAME VALUE` replaces a parameter and may be repeated."""
     from .build import BuildError, Layout, execute, kernel_environment
 
     layout = Layout.find(profile)
@@ -63,9 +66,9 @@ def chapter(
         known = ", ".join(sorted(path.stem for path in notebook.parent.glob("*.ipynb")))
         return stop(BuildError(f"there is no chapter {name!r}; the chapters are {known}"))
     folder = layout.build / "runs" / profile
-    values = {"profile": profile} | read_values(parameter)
+    values = {"profile": profile} | read_values(context.args)
     try:
-        with kernel_environment(folder / "tables", jobs=1):
+        with kernel_environment(folder / "tables", layout.store, jobs=1):
             seconds = execute(notebook, folder / notebook.name, values)
     except BuildError as error:
         return stop(error)
@@ -89,6 +92,24 @@ def serve(
             server.serve_forever()
         except KeyboardInterrupt:
             typer.echo("")
+
+
+@app.command()
+def clear(notebooks: Annotated[list[Path], typer.Argument(help="Notebooks to clear.", exists=True)]) -> None:
+    """Remove outputs, execution counts and injected cells from notebooks, as they are committed."""
+    import nbformat
+
+    for path in notebooks:
+        notebook = nbformat.read(path, as_version=4)
+        kept = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+        for cell in kept:
+            cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        notebook.cells = kept
+        notebook.metadata.pop("papermill", None)
+        notebook.metadata.pop("widgets", None)
+        nbformat.write(notebook, path)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,12 @@ VALUES: dict[str, Reported] = {
     "s4.n_tokens": _one(247_000, "§4", "about 247k activations: 300 contexts of 1024 tokens, positions after 200"),
     "s4.n_fit": _one(150_000, "§4", "a random subset of 150k activations fits, the other 97k evaluate"),
     "s4.1.r2_error_norm": Reported(0.70, 0.95, "§4.1", "between 70% and 95%, over every width, L0, layer and model"),
-    "abstract.r2_error_norm": Reported(0.90, 1.0, "abstract", "more than 90% of the error's norm is linearly predictable"),
-    "fig3.r2_error_norm_plateau": Reported(0.80, 0.95, "§4.1, Fig. 3", "about 0.8 to 0.95 over the middle layers", "all models"),
+    "abstract.r2_error_norm": Reported(
+        0.90, 1.0, "abstract", "more than 90% of the error's norm is linearly predictable"
+    ),
+    "fig3.r2_error_norm_plateau": Reported(
+        0.80, 0.95, "§4.1, Fig. 3", "about 0.8 to 0.95 over the middle layers", "all models"
+    ),
     "s4.2.r2_error_vector": Reported(0.15, 0.72, "§4.2", "varies widely, between 15% and 72%"),
     "abstract.r2_error_vector": _one(0.50, "abstract", "about half of the error vector is linearly predictable"),
     # Section 5
@@ -58,8 +62,12 @@ VALUES: dict[str, Reported] = {
     # Section 6
     "s6.1.fvu_decrease": Reported(0.03, 0.05, "§6.1", "pursuit decreases the total FVU by 3 to 5%", GEMMA_9B),
     "s6.2.r2_nonlinear_from_sae": _one(0.50, "§6", "Sae(x) predicts 50% of the nonlinear error", GEMMA_9B),
-    "s6.2.r2_nonlinear_from_previous": Reported(0.04, 0.14, "§6", "previous components predict 4% to 14% of it", GEMMA_9B),
-    "s6.2.r2_error_from_previous": Reported(0.06, 0.10, "§6", "previous components predict 6% to 10% of the error", GEMMA_9B),
+    "s6.2.r2_nonlinear_from_previous": Reported(
+        0.04, 0.14, "§6", "previous components predict 4% to 14% of it", GEMMA_9B
+    ),
+    "s6.2.r2_error_from_previous": Reported(
+        0.06, 0.10, "§6", "previous components predict 6% to 10% of the error", GEMMA_9B
+    ),
     # Appendix A
     "a1.norm_deficit": _one(0.10, "App. A.1", "reconstructions have about a 10% smaller norm than x", "Gemma Scope"),
     "a1.norm_ratio": _one(0.90, "App. A.1", "about a 10% smaller norm than x, so a ratio of about 0.9", "Gemma Scope"),
@@ -68,7 +76,9 @@ VALUES: dict[str, Reported] = {
     "table1.dense_from_x_noise": _one(0.9842, "Table 1", "noise on x′ with the estimated Dense", GEMMA_9B),
     "table1.introduced_from_x_noise": _one(0.1417, "Table 1", "noise on x′ with the estimated Introduced", GEMMA_9B),
     "table1.dense_from_sae_noise": _one(0.0988, "Table 1", "noise on Sae(x′) with the estimated Dense", GEMMA_9B),
-    "table1.introduced_from_sae_noise": _one(0.9036, "Table 1", "noise on Sae(x′) with the estimated Introduced", GEMMA_9B),
+    "table1.introduced_from_sae_noise": _one(
+        0.9036, "Table 1", "noise on Sae(x′) with the estimated Introduced", GEMMA_9B
+    ),
     "c1.rho_bernoulli": _one(1.0, "App. C.1", "scaled Bernoulli weights: perfect correlation"),
     "c1.rho_poisson": _one(0.73, "App. C.1", "Poisson weights with λ = 1: ρ = 6/√66 ≈ 0.73"),
     # Appendix D and E

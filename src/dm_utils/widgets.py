@@ -59,10 +59,17 @@ class TokenStrip(anywidget.AnyWidget):
             raise ValueError(f"every SAE needs the quantities {quantities}; {', '.join(different)} has others")
         array = np.array([[np.asarray(values[name][q], dtype=np.float32) for q in quantities] for name in names])
         if array.shape[-1:] != (len(tokens),):
-            raise ValueError(f"each array needs one value per token: {len(tokens)} tokens, arrays of shape {array.shape}")
+            raise ValueError(
+                f"each array needs one value per token: {len(tokens)} tokens, arrays of shape {array.shape}"
+            )
         if not np.isfinite(array).all():
             raise ValueError("TokenStrip cannot colour values that are not finite; find where they come from")
         starts = np.cumsum([0, *map(len, contexts)]).tolist()
         super().__init__(
-            tokens=tokens, starts=starts, names=names, quantities=quantities, values=array.tobytes(), second=len(names) - 1
+            tokens=tokens,
+            starts=starts,
+            names=names,
+            quantities=quantities,
+            values=array.tobytes(),
+            second=len(names) - 1,
         )
