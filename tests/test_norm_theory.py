@@ -6,8 +6,8 @@ import pytest
 import sympy as sp
 import torch
 
-from dm_utils import masking, norm_theory, synthetic
 from dm_utils import moments as laws
+from dm_utils import norm_theory, synthetic
 
 N_TOKENS = 60_000
 
@@ -168,51 +168,6 @@ def test_gaussian_vectors_pass_the_norm_test_once_their_mean_is_large() -> None:
     assert norm_theory.gaussian_norm_r2(10 * mean, root @ root) > 0.99
 
 
-# ---- Appendix D and C.3
-
-
-def test_masking_half_of_many_random_features_gives_the_parabola() -> None:
-    dictionary, variance = synthetic.random_dictionary(6000, 40), torch.ones(6000)
-    for share in (0.1, 0.5, 0.9):
-        kept = torch.arange(6000) >= share * 6000
-        fvu, nonlinear = masking.masked_fvu(dictionary, variance, kept)
-        assert fvu == pytest.approx(share, abs=1e-3)
-        assert nonlinear == pytest.approx(share * (1 - share), abs=3e-3)
-
-
-def test_masking_linearly_independent_features_leaves_nothing() -> None:
-    dictionary = synthetic.tilted_dictionary(20, 32, 0.3)
-    fvu, nonlinear = masking.masked_fvu(dictionary, torch.rand(20) + 0.1, torch.arange(20) < 9)
-    assert fvu > 0.2
-    assert nonlinear < 1e-5
-
-
-def test_masked_fvu_matches_least_squares() -> None:
-    sample = synthetic.random_superposition(200, 32, N_TOKENS, 8.0)
-    kept = torch.arange(200) % 3 > 0
-    part = sample.weights.superpose(sample.dictionary * kept[:, None])
-    absent = (sample.x - part).double()
-    rows = torch.cat([sample.x.double(), torch.ones(N_TOKENS, 1, dtype=torch.float64)], dim=1)
-    residual = absent - rows @ torch.linalg.lstsq(rows, absent).solution
-    total = sample.x.double().var(0).sum()
-    fvu, nonlinear = masking.masked_fvu(sample.dictionary, sample.weights.moments.variance, kept)
-    assert float(absent.var(0).sum() / total) == pytest.approx(fvu, rel=0.05)
-    assert float(residual.var(0).sum() / total) == pytest.approx(nonlinear, rel=0.05)
-
-
-def test_recoverable_noise_matches_least_squares() -> None:
-    root = torch.diag(torch.logspace(-1.5, 1, 24))
-    generator = torch.Generator().manual_seed(4)
-    signal, added = (
-        torch.randn(N_TOKENS, 24, generator=generator) @ root,
-        torch.randn(N_TOKENS, 24, generator=generator),
-    )
-    x = (signal + added).double()
-    fitted = x @ torch.linalg.lstsq(x, added.double()).solution
-    share = 1 - float((added - fitted).square().sum() / added.square().sum())
-    assert masking.recoverable_noise(root @ root, 1.0) == pytest.approx(share, abs=0.005)
-
-
 # ---- mistakes are named
 
 
@@ -229,7 +184,6 @@ def test_recoverable_noise_matches_least_squares() -> None:
         (lambda: norm_theory.best_probe(2 * torch.eye(2), laws.bernoulli_moments(torch.full((2,), 0.5))), "unit"),
         (lambda: norm_theory.coherence_bound(laws.bernoulli_moments(0.5), 1.5), "between 0 and 1"),
         (lambda: norm_theory.orthonormal_r2(laws.bernoulli_moments(1.0)), "undefined"),
-        (lambda: masking.recoverable_noise(torch.eye(2), 0.0), "positive"),
     ],
 )
 def test_bad_input_is_refused(call, message) -> None:

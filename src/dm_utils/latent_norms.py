@@ -13,18 +13,15 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import t as student
 from torch import Tensor
 
-from dm_utils import masking, norm_theory, saes
-from dm_utils.claims import held_out_r2
+from dm_utils import jackknife, masking, norm_theory, saes
 from dm_utils.moments import Moments, Slopes, empirical_moments, slopes
 from dm_utils.regression import Estimate
 from dm_utils.saes import SaeRef
 from dm_utils.study import Study
 
 READINGS = tuple(f.name for f in fields(Slopes))
-N_GROUPS = 20
 
 
 @dataclass(frozen=True)
@@ -55,17 +52,12 @@ def latent_sample(study: Study, ref: SaeRef, n_tokens: int = 60_000) -> LatentSa
         index.append(torch.stack([token + start, code.indices]))
         value.append(code.values * grows)
         start += len(block)
-    weights = torch.sparse_coo_tensor(torch.cat(index, 1).cpu(), torch.cat(value).cpu(), (len(x), ref.d_sae)).coalesce()
+    weights = torch.sparse_coo_tensor(
+        torch.cat(index, 1).cpu(), torch.cat(value).cpu(), (len(x), ref.d_sae), check_invariants=False
+    )
+    weights = weights.coalesce()
     dictionary = torch.nn.functional.normalize(sae.W_dec.detach(), dim=1).cpu()
     return LatentSample(weights, dictionary, torch.sparse.mm(weights, dictionary), site.context[keep])
-
-
-def jackknife(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Value and 95 % interval from [1 + group, ...]: the statistic on everything first, then without each group."""
-    without = values[1:]
-    n = len(without)
-    half = student.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * ((without - without.mean(0)) ** 2).sum(0))
-    return values[0], values[0] - half, values[0] + half
 
 
 @dataclass(frozen=True)
@@ -78,16 +70,11 @@ class Refits:
     variance: Float[Tensor, " fit"]
 
 
-def refit(sample: LatentSample, n_groups: int = N_GROUPS) -> Refits:
-    """Fit a* on centred moments, once per left-out group. Raises ``ValueError`` if there are fewer contexts than groups."""
-    ids = torch.unique(sample.context, return_inverse=True)[1]
-    if int(ids.max()) + 1 < n_groups:
-        raise ValueError(f"{int(ids.max()) + 1} contexts cannot make {n_groups} groups; give more contexts.")
-    group = ids * n_groups // (int(ids.max()) + 1)
-    norm2 = sample.sae_out.double().square().sum(1)
-    rows = torch.cat([sample.sae_out.double(), norm2[:, None], torch.ones_like(norm2)[:, None]], dim=1)
-    parts = torch.stack([rows[group == g].T @ rows[group == g] for g in range(n_groups)])
-    sums = torch.cat([parts.sum(0, keepdim=True), parts.sum(0) - parts])
+def refit(sample: LatentSample, n_groups: int = jackknife.N_GROUPS) -> Refits:
+    """Fit a* on centred moments, once per left-out group. Raises ``ValueError`` with fewer contexts than groups."""
+    norm2 = sample.sae_out.double().square().sum(1, keepdim=True)
+    rows = torch.cat([sample.sae_out.double(), norm2, torch.ones_like(norm2)], dim=1)
+    sums = jackknife.second_moments(rows, jackknife.groups(sample.context, n_groups))
     mean = sums[:, -1, :] / sums[:, -1:, -1]
     moments = (sums / sums[:, -1:, -1:] - mean[:, :, None] * mean[:, None, :])[:, :-1, :-1]
     gram, cross = moments[:, :-1, :-1], moments[:, :-1, -1]
@@ -102,8 +89,8 @@ def fig14(sample: LatentSample, refits: Refits) -> pd.DataFrame:
     ``share``, the latent's share of the summed variance of all weights.
     """
     moments = empirical_moments(sample.weights)
-    dots = (refits.vector @ sample.dictionary.double().T).numpy()
-    value, low, high = jackknife(dots)
+    dots = refits.vector @ sample.dictionary.double().T
+    value, low, high = jackknife.interval(dots)
     table = pd.DataFrame({"latent": np.arange(len(value)), "dot": value, "dot_low": low, "dot_high": high})
     for name in READINGS:
         table[name] = getattr(slopes(moments), name).numpy()
@@ -149,7 +136,7 @@ def _reading(sample: LatentSample, moments: Moments, name: str) -> Tensor:
 def _columns(statistics: dict[str, Tensor]) -> dict[str, float]:
     found = {}
     for name, values in statistics.items():
-        for side, number in zip(("", "_low", "_high"), jackknife(values.numpy()), strict=True):
+        for side, number in zip(("", "_low", "_high"), jackknife.interval(values), strict=True):
             found[name + side] = float(number)
     return found
 
@@ -166,13 +153,13 @@ def _r2_of_sum(refits: Refits, vector: Float[Tensor, "one d"]) -> Tensor:
     return shared**2 / spread
 
 
-def split_r2(x: Float[Tensor, "token d"], context: Int[Tensor, " token"], n_groups: int = N_GROUPS) -> Estimate:
-    """Held-out R^2 of predicting ||x||^2 from x, with a jackknife interval over groups of contexts."""
-    ids = torch.unique(context, return_inverse=True)[1]
-    group = ids * n_groups // (int(ids.max()) + 1)
-    norm2 = x.double().square().sum(1)
-    values = [held_out_r2(x, norm2)] + [held_out_r2(x[group != g], norm2[group != g]) for g in range(n_groups)]
-    return Estimate(*(float(v) for v in jackknife(np.array(values))))  # type: ignore[arg-type]
+def split_r2(x: Float[Tensor, "token d"], context: Int[Tensor, " token"]) -> Estimate:
+    """R^2 of predicting ||x||^2 from x, fitted on even rows and measured on odd ones, with a jackknife interval."""
+    norm2 = x.double().square().sum(1, keepdim=True)
+    rows = torch.cat([torch.ones_like(norm2), x.double(), norm2], dim=1)
+    residual, spread = jackknife.held_out(*jackknife.halves(rows, jackknife.groups(context)), x.shape[1] + 1)
+    value, low, high = jackknife.interval(1 - residual / spread)
+    return Estimate(float(value), float(low), float(high))
 
 
 def ladder(sample: LatentSample, x: Float[Tensor, "token d"], seed: int = 0) -> pd.DataFrame:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dm_utils import synthetic
+from dm_utils import jackknife, synthetic
 from dm_utils.claims import replicate
 from dm_utils.regression import Estimate
 
@@ -62,6 +62,14 @@ def leverage(dictionary: Float[Tensor, "latent d"], variance: Float[Tensor, " la
     return v * ((y @ inverse) * y).sum(1)
 
 
+def mean_leverage(dictionary: Float[Tensor, "latent d"], variance: Float[Tensor, " latent"]) -> float:
+    """Leverage averaged with the variances as weights, h: masking a random share f leaves f (1 - f) (1 - h) on average.
+
+    That is exact for masks drawn independently for each feature, whatever the dictionary, and is why only leverage counts.
+    """
+    return float((leverage(dictionary, variance) * variance).sum() / variance.sum())
+
+
 def recoverable_noise(covariance: Float[Tensor, "d d"], noise_variance: float) -> float:
     """Share of isotropic noise, independent of the signal, that the best linear map recovers from signal plus noise.
 
@@ -96,8 +104,45 @@ def masked_curve(
     DataFrame
         One row per fraction: ``masked`` (share of features), ``fvu``, ``fvu_nonlinear``.
     """
-    rows = [(f, *masked_fvu(dictionary, variance, kept_after(order, f))) for f in fractions]
+    _check(dictionary, variance)
+    y, v = dictionary.double(), variance.double()
+    everything = y.T @ (v[:, None] * y)
+    inverse, total = torch.linalg.pinv(everything, hermitian=True), float(everything.trace())
+    rows = []
+    for fraction in fractions:
+        gone = ~kept_after(order, fraction)
+        masked = y[gone].T @ (v[gone, None] * y[gone])
+        lost = float(masked.trace() - ((masked @ inverse) * masked).sum())
+        rows.append((fraction, float(masked.trace()) / total, max(lost / total, 0.0)))
     return pd.DataFrame(rows, columns=["masked", "fvu", "fvu_nonlinear"])
+
+
+def measured_curve(
+    weights: Tensor,
+    dictionary: Float[Tensor, "latent d"],
+    context: Int[Tensor, " token"],
+    order: Int[Tensor, " latent"],
+    fractions: Sequence[float],
+) -> pd.DataFrame:
+    """The same curve by least squares on sums ``weights @ dictionary`` that may co-activate: held out, with intervals.
+
+    ``weights`` is sparse COO [token, latent]. Adds ``fvu_nonlinear_low`` and ``fvu_nonlinear_high`` to the columns of
+    :func:`masked_curve` (jackknife over groups of contexts).
+    """
+    x = torch.sparse.mm(weights, dictionary).double()
+    group, d = jackknife.groups(context), x.shape[1]
+    rows = []
+    for fraction in fractions:
+        masked = torch.sparse.mm(weights, dictionary * (~kept_after(order, fraction))[:, None]).double()
+        columns = torch.cat([torch.ones_like(x[:, :1]), x, masked], dim=1)
+        fit, rest = jackknife.halves(columns, group)
+        residual, spread = jackknife.held_out(fit, rest, d + 1)
+        inside = rest[:, 1 : d + 1, 1 : d + 1].diagonal(dim1=1, dim2=2).sum(1)
+        total = inside - (rest[:, 0, 1 : d + 1] ** 2).sum(1) / rest[:, 0, 0]
+        value, low, high = (float(v) for v in jackknife.interval(residual / total))
+        rows.append((fraction, float(spread[0] / total[0]), value, low, high))
+    names = ["masked", "fvu", "fvu_nonlinear", "fvu_nonlinear_low", "fvu_nonlinear_high"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def bend(curve: pd.DataFrame) -> float:
@@ -147,5 +192,7 @@ def shuffled(values: Tensor, seed: int = 0) -> Tensor:
     offset = torch.randint(n_tokens, (n_latents,), generator=generator)
     scramble = torch.randperm(n_tokens, generator=generator)
     moved = scramble[(token + offset[latent]) % n_tokens]
-    sparse = torch.sparse_coo_tensor(torch.stack([moved, latent]), values.coalesce().values(), values.shape)
+    sparse = torch.sparse_coo_tensor(
+        torch.stack([moved, latent]), values.coalesce().values(), values.shape, check_invariants=False
+    )
     return sparse.coalesce()

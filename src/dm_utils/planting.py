@@ -9,9 +9,11 @@ error of the full SAE. Everything is reported in units of the variance of x', so
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,6 +25,7 @@ from tqdm.auto import tqdm
 from dm_utils import masking, saes, synthetic
 from dm_utils.regression import Bootstrap, Design, Estimate, HeldOutSums, Split
 from dm_utils.saes import SaeRef
+from dm_utils.store import Arrays, file_sha256
 from dm_utils.study import Study
 
 OFF = -1e9  # a pre-activation that no encoder selects
@@ -130,38 +133,53 @@ def second_pass_input(study: Study, ref: SaeRef, n_tokens: int) -> tuple[Tensor,
 
 
 def recover(study: Study, ref: SaeRef, plan: Plan) -> Recovery:
-    """Run Appendix C.3's synthetic test over a grid of noise levels and masked fractions.
+    """Run Appendix C.3's synthetic test over a grid of noise levels and masked fractions, or load it from the store.
 
     The linear map is fitted for each input; noise on Sae(x') enters the error linearly, so its whole axis follows from one
     fit. Intervals resample held-out contexts.
     """
+    sources = [file_sha256(Path(__file__).with_name(f"{name}.py")) for name in ("planting", "synthetic", "masking")]
+    key = study.result_key(ref) | {"plan": json.loads(json.dumps(asdict(plan))), "sources": sources}
+
+    def compute() -> tuple[Any, Arrays]:
+        found = _recover(study, ref, plan)
+        return found.cells.to_dict("records"), {name: value.numpy() for name, value in found.draws.items()}
+
+    cells, arrays = study.store.get_or_compute("planting", key, compute)
+    return Recovery(pd.DataFrame(cells), {name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def _recover(study: Study, ref: SaeRef, plan: Plan) -> Recovery:
     x, context = second_pass_input(study, ref, plan.n_tokens)
     split = Split.random(context, study.profile.fit_fraction, plan.seed, study.profile.split_by)
     sae = study.load_sae(ref)
     kept = [masking.kept_after(_order(sae, x, plan), f) for f in plan.masked]
     unit_x, unit_sae = _unit_noises(x, plan)
-    pairs = list(product(range(len(plan.noise_x)), range(len(kept))))
-    columns: dict[str, list[Tensor]] = {name: [] for name in ("e2", "en", "r2", "rn")}
-    noise_columns: dict[str, list[Tensor]] = {"n2": [], "m2": []}
-    for i, level in enumerate(tqdm(plan.noise_x, desc="noise levels", leave=False)):
+    columns: dict[str, list[Tensor]] = {name: [] for name in ("e2", "en", "r2", "rn", "n2", "m2")}
+    for level in tqdm(plan.noise_x, desc="noise levels", leave=False):
         given = x + level**0.5 * unit_x
         design = Design(given, split)
-        left_noise = unit_sae - design.fit_map(lambda rows, _: unit_sae[rows])(given)
-        noise_columns["n2"].append(_dot(unit_sae, unit_sae))
-        noise_columns["m2"].append(_dot(left_noise, left_noise))
-        for _, mask in (pair for pair in pairs if pair[0] == i):
-            error = given - _pass(mask_latents(sae, kept[mask]), given)
-            left = error - design.fit_map(lambda rows, _, error=error: error[rows])(given)  # type: ignore[misc]
+        left_noise = _left(design, unit_sae)
+        columns["n2"].append(_dot(unit_sae, unit_sae))
+        columns["m2"].append(_dot(left_noise, left_noise))
+        for mask in kept:
+            error = given - _pass(mask_latents(sae, mask), given)
+            left = _left(design, error)
             products = (_dot(error, error), _dot(error, unit_sae), _dot(left, left), _dot(left, left_noise))
-            for name, value in zip(columns, products, strict=True):
+            for name, value in zip(("e2", "en", "r2", "rn"), products, strict=True):
                 columns[name].append(value)
     sums = HeldOutSums(split)
-    stacked = {name: torch.stack(value, 1) for name, value in (columns | noise_columns).items()}
-    sums.add(slice(0, len(x)), x=x, x2=x**2, **stacked)
-    return _assemble(Bootstrap(sums.totals, plan.n_bootstrap, plan.seed), plan, pairs)
+    sums.add(slice(0, len(x)), x=x, x2=x**2, **{name: torch.stack(value, 1) for name, value in columns.items()})
+    return _assemble(Bootstrap(sums.totals, plan.n_bootstrap, plan.seed), plan)
 
 
-def _assemble(bootstrap: Bootstrap, plan: Plan, pairs: list[tuple[int, int]]) -> Recovery:
+def _left(design: Design, target: Tensor) -> Tensor:
+    """What the fitted affine map of the design does not explain of a target [token, d]."""
+    return target - design.fit_map(lambda rows, _: target[rows])(design.x)
+
+
+def _assemble(bootstrap: Bootstrap, plan: Plan) -> Recovery:
+    pairs = list(product(range(len(plan.noise_x)), range(len(plan.masked))))
     s = {name: torch.cat([bootstrap.observed[name], bootstrap.draws[name]]) for name in bootstrap.observed}
     total = (s["x2"] - s["x"] ** 2 / s["n"]).sum(1)
     which = torch.tensor([i for i, _ in pairs])

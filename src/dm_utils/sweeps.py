@@ -1,0 +1,143 @@
+"""Grids over properties of a dictionary, for the interactive figures of Appendices B and D. All closed forms but one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dm_utils import masking, norm_theory, synthetic
+from dm_utils.latent_norms import LatentSample
+from dm_utils.moments import empirical_moments
+from dm_utils.norm_theory import NormProbe
+
+LAWS = {
+    "constant (Bernoulli)": ("bernoulli", 1.0),
+    "gamma, shape 4": ("gamma", 4.0),
+    "lognormal, σ = 0.5": ("lognormal", 0.5),
+    "Poisson count": ("poisson", 1.0),
+    "exponential": ("exponential", 1.0),
+}
+CROWDING = {"half as many as dimensions": 0.5, "4 per dimension": 4, "16 per dimension": 16}
+SIGNS = {"all positive": "same", "mixed": "mixed"}
+COSINES = (0.0, 0.3, 0.6, 0.9, 0.99)
+FRACTIONS = tuple(i / 12 for i in range(13))
+
+
+def shares(probe: NormProbe) -> dict[str, float]:
+    """Parts of Var ||x||^2 as shares that sum to one."""
+    return {
+        name: getattr(probe, name) / probe.variance for name in ("explained", "shape", "interference", "superposition")
+    }
+
+
+def cost_grid(
+    probabilities: Sequence[float] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+    cosines: Sequence[float] = (0.0, 0.05, 0.1, 0.2, 0.4),
+    d: int = 48,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Where the variance of ||x||^2 goes, for every law, crowding, cosine, sign of the cosines and firing probability.
+
+    All features fire equally often and have the same law. Returns columns for :func:`dm_utils.theory_charts.norm_costs`.
+    """
+    rows = []
+    for (crowding, per), cosine, (signs, sign) in product(CROWDING.items(), cosines, SIGNS.items()):
+        dictionary = synthetic.tilted_dictionary(int(per * d), d, cosine, sign, seed)
+        for (law, (family, shape)), p in product(LAWS.items(), probabilities):
+            moments = synthetic.law_moments(family, torch.full((len(dictionary),), p), 1.0, shape)
+            found = shares(norm_theory.best_probe(dictionary, moments))
+            where = {"crowding": crowding, "cosine": cosine, "signs": signs, "law": law, "probability": p}
+            rows.append(where | found)
+    return pd.DataFrame(rows)
+
+
+def random_curves(
+    d: int, per_dimension: float, l0_share: float, exponents: Sequence[float], seed: int = 0
+) -> pd.DataFrame:
+    """Appendix D's curve for random vectors, one per power law of the firing frequencies and order of masking.
+
+    ``l0_share`` is the expected L0 over d. Weights are Bernoulli times exponential; the exponent 0 is equal frequencies.
+    """
+    dictionary, frames = synthetic.random_dictionary(round(per_dimension * d), d, seed), []
+    for exponent, order in product(exponents, synthetic.ORDERS):
+        p = synthetic.power_law_frequencies(len(dictionary), l0_share * d, exponent)
+        variance = synthetic.law_moments("exponential", p).variance
+        curve = masking.masked_curve(dictionary, variance, synthetic.mask_order(p, order, seed), FRACTIONS)
+        frames.append(
+            curve.assign(case=f"frequencies ∝ rank^-{exponent:g}" if exponent else "equal frequencies", order=order)
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def bend_sweep(d: int = 64, seed: int = 0) -> pd.DataFrame:
+    """How bent the curve of randomly masked features is as one property of the dictionary or the weights changes.
+
+    Returns columns for :func:`dm_utils.theory_charts.sweep`, and ``leverage``, the variance-weighted mean leverage.
+    """
+    rows = []
+    for position, (prop, setting, dictionary, variance, whole) in enumerate(_cases(d, seed)):
+        order = torch.arange(len(variance)) if whole else synthetic.mask_order(variance, "random", seed)
+        bend = masking.bend(masking.masked_curve(dictionary, variance, order, FRACTIONS))
+        lever = masking.mean_leverage(dictionary, variance)
+        rows.append({"property": prop, "setting": setting, "position": position, "bend": bend, "leverage": lever})
+    return pd.DataFrame(rows)
+
+
+def _cases(d: int, seed: int) -> Iterator[tuple[str, str, Tensor, Tensor, bool]]:
+    for per in (0.5, 1, 2, 4, 8, 25):
+        dictionary = synthetic.random_dictionary(int(per * d), d, seed)
+        yield "features per dimension", f"{per:g}", dictionary, torch.ones(len(dictionary)), False
+    n = 25 * d
+    crowded, even = synthetic.random_dictionary(n, d, seed), torch.ones(n)
+    for exponent in (0.0, 0.5, 1.0, 1.5, 2.0):
+        variance = synthetic.power_law_frequencies(n, 2.5, exponent)
+        yield "concentration of the variance (exponent of the power law)", f"{exponent:g}", crowded, variance, False
+    for l0 in (0.25, 2.5, 25.0):  # the weights' scale keeps p (1 - p) s^2 = 1: sparsity alone
+        p = torch.full((n,), l0 / n)
+        variance = synthetic.law_moments("bernoulli", p, (p * (1 - p)).rsqrt()).variance
+        yield "sparsity at equal variances (L0)", f"{l0:g}", crowded, variance, False
+    clusters = d // 2
+    contiguous = torch.argsort(torch.arange(n) % clusters, stable=True)
+    for whole, (cosine, dictionary) in product((False, True), [(c, _clusters(n, d, c, seed)) for c in COSINES]):
+        name = "whole clusters" if whole else "features singly"
+        yield f"cosine within clusters, masking {name}", f"{cosine:g}", dictionary[contiguous], even, whole
+
+
+def _clusters(n: int, d: int, cosine: float, seed: int) -> Tensor:
+    return synthetic.clustered_dictionary(n, d, d // 2, cosine, seed)
+
+
+def ingredient_curves(sample: LatentSample, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> pd.DataFrame:
+    """From random data to a real SAE's latents, one ingredient at a time: curves of FVU_nonlinear as latents are masked.
+
+    The last two cases are least squares, held out, with intervals; the others are closed forms. Latents that never fire
+    are left out of all of them.
+    """
+    moments = empirical_moments(sample.weights)
+    alive = moments.probability > 0
+    weights = sample.weights.index_select(1, alive.nonzero()[:, 0]).coalesce()
+    dictionary, variance = sample.dictionary[alive], moments.variance[alive]
+    directions = synthetic.random_dictionary(len(dictionary), dictionary.shape[1], seed)
+    closed: dict[str, tuple[Float[Tensor, "latent d"], Float[Tensor, " latent"]]] = {
+        "1. random directions, equal variances": (directions, torch.ones(len(variance), dtype=torch.float64)),
+        "2. random directions, the SAE's variances": (directions, variance),
+        "3. the SAE's directions and variances": (dictionary, variance),
+    }
+    frames = []
+    for order in synthetic.ORDERS:
+        ranks = synthetic.mask_order(moments.probability[alive], order, seed)
+        for case, (rows, spread) in closed.items():
+            frames.append(masking.masked_curve(rows, spread, ranks, fractions).assign(case=case, order=order))
+        apart = masking.shuffled(weights, seed)
+        for case, codes in {
+            "4. … latents shuffled over tokens": apart,
+            "5. … latents as they fire together": weights,
+        }.items():
+            curve = masking.measured_curve(codes, dictionary, sample.context, ranks, fractions[1:-1:2])
+            frames.append(curve.assign(case=case, order=order))
+    return pd.concat(frames, ignore_index=True)
