@@ -112,8 +112,8 @@ def test_densities_are_shares_of_all_tokens():
 
 def test_every_chart_compiles(tokens, means, decreases):
     quadratic = pd.DataFrame({"small": [512], "large": [1024], "pair": ["512 → 1,024"], "fvu_one": 0.2, "fvu_two": 0.1})
-    quadratic = quadratic.assign(yy=1.0, ly=0.3, ny=0.5, ll=0.5, ln=0.1, nn=0.6)
-    survival = pd.DataFrame([{"small": 512, "large": 1024} | with_ends(linear=0.3, nonlinear=0.9)])
+    quadratic = quadratic.assign(ly=0.3, ny=0.5, xy=0.2, ll=0.5, nn=0.6, xx=0.3, ln=0.1, lx=0.0, nx=0.1)
+    survival = pd.DataFrame([{"small": 512, "large": 1024} | with_ends(linear=0.3, nonlinear=0.9, cross=0.7)])
     table = pd.DataFrame({"token": ["a"], "count": [30], "mean": [1.0], "low": [0.5], "high": [2.0]})
     built = [
         charts.part_lines(tokens),
@@ -127,12 +127,14 @@ def test_every_chart_compiles(tokens, means, decreases):
     assert all(compiled(chart)["marks"] for chart in built)
 
 
-def test_the_guess_is_the_quadratic_form_of_its_table():
-    """The page's formula, at weights that reproduce a perfect prediction, gives an FVU of zero."""
-    parts = torch.randn(2, 5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    target = 0.3 * parts[0] + 0.9 * parts[1]
-    (yy, ly, ny), (_, ll, ln), (_, _, nn) = torch.cov(torch.stack([target, *parts])).tolist()
-    formula = charts.GUESS.replace("datum.", "")
-    names = {"yy": yy, "ly": ly, "ny": ny, "ll": ll, "ln": ln, "nn": nn}
-    assert eval(formula, {**names, "wa": 0.3, "wb": 0.9}) == pytest.approx(0, abs=1e-12)
-    assert eval(formula, {**names, "wa": 0.0, "wb": 0.0}) == pytest.approx(yy)
+def test_the_guess_of_the_page_is_the_fvu_of_the_guessed_vector():
+    """If the larger error is 0.3 linear + 0.9 nonlinear, that guess leaves nothing; any other leaves its variance."""
+    linear, nonlinear = torch.randn(2, 5000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    norm = lambda a, b: ((a * linear + b * nonlinear) ** 2).sum(1)  # noqa: E731
+    target, l2, n2 = norm(0.3, 0.9), norm(1, 0), norm(0, 1)
+    found = torch.cov(torch.stack([target, l2, n2, norm(1, 1) - l2 - n2]))
+    rows = {"y": 0, "l": 1, "n": 2, "x": 3}
+    names = {first + second: float(found[rows[first], rows[second]] / found[0, 0]) for first in rows for second in rows}
+    guess = lambda a, b: eval(charts.GUESS.replace("datum.", ""), {**names, "wa": a, "wb": b})  # noqa: E731
+    assert guess(0.3, 0.9) == pytest.approx(0, abs=1e-9)
+    assert guess(1.0, 0.2) == pytest.approx(float((target - norm(1, 0.2)).var() / target.var()))

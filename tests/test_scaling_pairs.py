@@ -1,12 +1,15 @@
 """Regressions among per-context moments: equal to explicit least squares, with controls that behave as they must."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from dm_utils.context_moments import ContextMoments
 from dm_utils.per_token import transfer
 from dm_utils.regression import Split
-from dm_utils.scaling_pairs import ContextMoments
+from dm_utils.scaling_pairs import PairStudy, beyond_table, decrease_table, pair_study, quadratic_table, survival_table
 
 N, CONTEXTS = 6000, 60
 
@@ -101,3 +104,56 @@ def test_bad_columns_are_named(columns, split):
         ContextMoments({"error": torch.full((N,), torch.nan)}, split)
     with pytest.raises(ValueError, match="no column nonlinaer"):
         ContextMoments(columns, split).fvu("larger", ["nonlinaer"])
+
+
+@pytest.fixture
+def planted(split):
+    """Two SAEs: the larger keeps 0.3 of the smaller's linear and 0.9 of its nonlinear error, as vectors."""
+    generator = torch.Generator().manual_seed(0)
+    linear, nonlinear = torch.randn(2, N, 4, generator=generator, dtype=torch.float64)
+    linear = linear * (1 + nonlinear[:, :1].abs())  # so that the cross term goes along with the parts
+    nonlinear = nonlinear - 0.3 * linear
+    norm2 = lambda v: (v * v).sum(1)  # noqa: E731
+    parts = {"error": linear + nonlinear, "linear": linear, "nonlinear": nonlinear, "sae": torch.ones(N, 1)}
+    columns = {f"{name} small": norm2(v) for name, v in parts.items()}
+    columns["cross small"] = columns["error small"] - columns["linear small"] - columns["nonlinear small"]
+    columns |= {"curve small": columns["error small"].sqrt(), "shuffled small": columns["nonlinear small"].flip(0)}
+    columns |= {"error large": norm2(0.3 * linear + 0.9 * nonlinear), "x": torch.ones(N), "position": torch.arange(N)}
+    refs = [SimpleNamespace(id=name, d_sae=d, l0=16.0) for name, d in (("small", 512), ("large", 1024))]
+    return PairStudy(refs, 2, ContextMoments(columns, split))
+
+
+def test_what_a_larger_sae_keeps_is_found_with_the_cross_term_and_biased_without(planted):
+    row = survival_table(planted).iloc[0]
+    np.testing.assert_allclose(
+        row[["linear", "nonlinear", "cross", "intercept"]].astype(float), [0.09, 0.81, 0.27, 0], atol=1e-8
+    )
+    assert abs(survival_table(planted, cross=False).iloc[0]["linear"] - 0.09) > 0.05
+
+
+def test_survival_needs_squared_norms(planted):
+    with pytest.raises(ValueError, match="squared norms"):
+        survival_table(PairStudy(planted.refs, 1, planted.moments))
+
+
+def test_the_pages_form_gives_the_planted_vectors_an_fvu_of_zero(planted):
+    row = quadratic_table(planted).iloc[0]
+    a, b, k = 0.09, 0.81, 0.27
+    fvu = 1 - 2 * (a * row.ly + b * row.ny + k * row.xy) + a * a * row.ll + b * b * row.nn + k * k * row.xx
+    assert fvu + 2 * (a * b * row.ln + a * k * row.lx + b * k * row.nx) == pytest.approx(0, abs=1e-9)
+
+
+def test_decreases_name_their_regressors_and_leave_out_what_is_given(planted):
+    table = decrease_table(planted).set_index("second")
+    assert table.loc["nonlinear", "fvu_two"] <= table.loc["nonlinear", "fvu_one"]
+    assert table.loc["x", "decrease"] == pytest.approx(0, abs=1e-6)  # a constant adds nothing to the intercept
+    assert "linear" not in set(decrease_table(planted, given=["linear"])["second"])
+    assert set(beyond_table(planted)) >= {"small", "large", "nonlinear", "linear_low"}
+
+
+def test_pair_study_says_what_it_needs():
+    ref = SimpleNamespace(id="a", hook_name="h", d_sae=512)
+    with pytest.raises(ValueError, match="power = 3"):
+        pair_study(None, [ref, ref], power=3)
+    with pytest.raises(ValueError, match="at least two widths"):
+        pair_study(None, [ref, ref])

@@ -12,7 +12,11 @@ from dm_utils.charts import COLORS, INK, chooser, texts, width_axis
 
 PART_TITLES = {"error": "SAE error", "linear": "linear error", "nonlinear": "nonlinear error"}
 PREDICTOR_COLORS = [COLORS["x"], "#4c78a8", "#e45756", "#72b7b2", "#54a24b", "#88d27a", "#9d755d", "#8a8a8a", "#b279a2"]
-GUESS = "datum.yy - 2*wa*datum.ly - 2*wb*datum.ny + wa*wa*datum.ll + 2*wa*wb*datum.ln + wb*wb*datum.nn"
+GUESS = (  # FVU of ‖wa·linear + wb·nonlinear‖² as a prediction, from the columns of `scaling_pairs.quadratic_table`
+    "1 - 2*(wa*wa*datum.ly + wb*wb*datum.ny + wa*wb*datum.xy)"
+    " + pow(wa, 4)*datum.ll + pow(wb, 4)*datum.nn + wa*wa*wb*wb*(datum.xx + 2*datum.ln)"
+    " + 2*pow(wa, 3)*wb*datum.lx + 2*wa*pow(wb, 3)*datum.nx"
+)
 TARGET_TITLES = {
     "r2_norm": "‖SaeError(x)‖, straight lines (Fig. 13)",
     "r2_norm2": "‖SaeError(x)‖², straight lines (Eq. 10)",
@@ -182,11 +186,9 @@ def pair_decreases(table: pd.DataFrame, names: Mapping[str, str]) -> alt.LayerCh
         )
         .transform_filter((alt.datum.name == second) & (alt.datum.norm == norm))
     )
-    ends = [min(0.0, float(data["decrease"].min())), float(data["decrease"].max())]
-    scale = alt.Scale(scheme="viridis", domain=ends)
-    cells = base.mark_rect().encode(color=alt.Color("decrease:Q", title="decrease in FVU (%)", scale=scale))
-    shade = alt.condition(f"datum.decrease > {(ends[0] + ends[1]) / 2}", alt.value("#111111"), alt.value("#ffffff"))
-    numbers = base.mark_text(fontSize=12, lineBreak="|", lineHeight=14).encode(text="cell:N", color=shade)
+    shade = alt.Opacity("decrease:Q", title="decrease in FVU (%)", scale=alt.Scale(range=[0.06, 0.6], nice=False))
+    cells = base.mark_rect(color=COLORS["sae"]).encode(opacity=shade)
+    numbers = base.mark_text(fontSize=12, lineBreak="|", lineHeight=14).encode(text="cell:N")
     numbers = numbers.transform_calculate(cell="replace(datum.text, ' ', '|')")
     return alt.layer(cells, numbers).add_params(second, norm).properties(width="container", height=340)
 
@@ -224,16 +226,16 @@ def second_regressors(table: pd.DataFrame, names: Mapping[str, str]) -> alt.Laye
 
 def survival(table: pd.DataFrame) -> alt.LayerChart:
     """Draw how much of each part of a smaller SAE's squared error norm a larger SAE still has."""
-    parts = []
-    for part in ("linear", "nonlinear"):
+    parts, titles = [], {part: PART_TITLES[part] for part in ("linear", "nonlinear")} | {"cross": "cross term"}
+    for part, title in titles.items():
         columns = {part: "value", f"{part}_low": "low", f"{part}_high": "high"}
-        parts.append(table[["small", "large", *columns]].rename(columns=columns).assign(part=PART_TITLES[part]))
+        parts.append(table[["small", "large", *columns]].rename(columns=columns).assign(part=title))
+    colors = [COLORS["linear"], COLORS["nonlinear"], COLORS["error"]]
+    hue = alt.Color("part:N", title=None, scale=alt.Scale(domain=list(titles.values()), range=colors))
     data = pd.concat(parts, ignore_index=True)
     data = data.assign(text=texts(data, "value", "low", "high")).round(5)
     small = chooser("small", sorted(data["small"].unique().tolist()), "Smaller SAE of width")
-    base = alt.Chart(data).encode(
-        x=width_axis("width of the larger SAE", "large"), color=part_color(("linear", "nonlinear"))
-    )
+    base = alt.Chart(data).encode(x=width_axis("width of the larger SAE", "large"), color=hue)
     base = base.transform_filter(alt.datum.small == small)
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title="coefficient"), y2="high:Q")
     tooltip = ["part:N", alt.Tooltip("text:N", title="coefficient"), "small:O", "large:O"]
@@ -245,19 +247,19 @@ def survival(table: pd.DataFrame) -> alt.LayerChart:
 def guess_weights(table: pd.DataFrame) -> alt.LayerChart:
     """Let the reader set the weights of the two parts and see the held-out FVU of that guess, for a chosen pair.
 
-    `table` is `scaling_pairs.quadratic_table`: FVU(a, b) is a quadratic form of six numbers per pair, so that the
-    page computes it without a kernel. The constant always follows by matching the means.
+    `table` is `scaling_pairs.quadratic_table` with `fvu_one` and `fvu_two`: the FVU of any guess is a form of nine
+    numbers per pair, so that the page computes it without a kernel. The constant follows by matching the means.
     """
     pair = chooser("pair", list(dict.fromkeys(table["pair"])), "Pair")
     a, b = (
         alt.param(name=name, value=value, bind=alt.binding_range(min=0, max=1.5, step=0.01, name=f"{title} "))
-        for name, value, title in (("wa", 1.0, "keep of the linear error"), ("wb", 1.0, "keep of the nonlinear error"))
+        for name, value, title in (("wa", 0.0, "keep of the linear error"), ("wb", 1.0, "keep of the nonlinear error"))
     )
     order = ["your guess", "one regressor (Eq. 13)", "two regressors (Eq. 23)"]
     base = alt.Chart(table.round(6)).transform_filter(alt.datum.pair == pair)
-    base = base.transform_calculate(
-        guess=f"({GUESS}) / datum.yy", one="datum.fvu_one", two="datum.fvu_two"
-    ).transform_fold(["guess", "one", "two"], as_=["key", "fvu"])
+    base = base.transform_calculate(guess=GUESS, one="datum.fvu_one", two="datum.fvu_two").transform_fold(
+        ["guess", "one", "two"], as_=["key", "fvu"]
+    )
     titles = {"guess": order[0], "one": order[1], "two": order[2]}
     base = base.transform_calculate(name=" : ".join(f"datum.key == '{k}' ? '{v}'" for k, v in titles.items()) + " : ''")
     base = base.transform_calculate(text="format(datum.fvu, '.4f')").encode(y=alt.Y("name:N", title=None, sort=order))

@@ -3,14 +3,11 @@
 Eq. 13 predicts the error norm of a larger SAE from that of a smaller one; Eq. 23 adds the smaller SAE's nonlinear error
 norm. The paper reports the percent decrease in FVU, 100 (1 − FVU₂₃/FVU₁₃). Here every fraction is held out and has an
 interval, and other second regressors stand beside the paper's, so that one sees what is special about it.
-
-All columns share one pass over the tokens: their products, summed per context, are all that every regression among
-them, its held-out FVU and its bootstrap need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -18,16 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from dm_utils.regression import Bootstrap, Estimate, Split, Sums, check_finite, factorise
+from dm_utils.context_moments import ContextMoments
+from dm_utils.regression import Estimate
 
 if TYPE_CHECKING:
     from dm_utils.saes import SaeRef
     from dm_utils.study import Study
 
-ONE = "1"
 SECOND = {
     "nonlinear": "nonlinear error (the paper's)",
     "linear": "linear error",
@@ -39,124 +34,12 @@ SECOND = {
 }
 
 
-class ContextMoments:
-    """Sums of products of named columns, one per context, apart for fitting and held-out tokens.
-
-    Parameters
-    ----------
-    columns : name → float [token].
-    split : which tokens fit, and the context of each.
-    n_bootstrap, seed : resamples of the held-out contexts, the same for every statistic, so differences are paired.
-
-    Raises
-    ------
-    ValueError : a column has another length, or holds NaN or Inf.
-    """
-
-    def __init__(
-        self,
-        columns: Mapping[str, Float[Tensor, " token"]],
-        split: Split,
-        n_bootstrap: int = 1000,
-        seed: int = 0,
-    ):
-        for name, column in columns.items():
-            if column.shape != split.fit.shape:
-                raise ValueError(f"column {name} must be [{len(split.fit)}], as the split; it is {tuple(column.shape)}")
-            check_finite(column, f"column {name}")
-        self.names = [ONE, *columns]
-        stacked = torch.stack([torch.ones(len(split.fit)), *columns.values()], 1).double()
-        self.scale = (stacked[split.fit] ** 2).mean(0).sqrt()
-        self.scale[self.scale == 0] = 1
-        stacked /= self.scale
-        self._fit = _sums(stacked, split, split.fit)
-        self._fit_draws = (n_bootstrap, seed)
-        self._held_out = Bootstrap(_sums(stacked, split, ~split.fit), n_bootstrap, seed)
-
-    def _index(self, names: Sequence[str]) -> list[int]:
-        unknown = [name for name in names if name not in self.names]
-        if unknown:
-            raise ValueError(f"no column {', '.join(unknown)}; the columns are {', '.join(self.names[1:])}")
-        return [self.names.index(name) for name in names]
-
-    def gram(self, sums: Sums) -> Float[Tensor, "draw column column"]:
-        """Sums of products of the scaled columns, of each draw."""
-        return sums["products"].unflatten(1, (len(self.names), len(self.names)))
-
-    def fit(self, target: str, regressors: Sequence[str], intercept: bool = True) -> Float[Tensor, " column"]:
-        """Least squares of the target on the regressors over the fitting tokens, as a residual.
-
-        Returns one weight per scaled column: 1 for the target, minus its coefficient for each regressor, else 0.
-        """
-        used, y = self._index([ONE, *regressors] if intercept else regressors), self._index([target])[0]
-        gram = self._fit["products"].sum(0).unflatten(0, (len(self.names), -1))
-        weights = torch.zeros(len(self.names), dtype=torch.float64)
-        weights[used] = -factorise(gram[used][:, used])[1](gram[used][:, [y]])[:, 0]
-        weights[y] = 1
-        return weights
-
-    def _fvu(self, sums: Sums, target: str, weights: Tensor) -> Float[Tensor, " draw"]:
-        gram, y = self.gram(sums), self._index([target])[0]
-        total = gram[:, y, y] - gram[:, 0, y] ** 2 / gram[:, 0, 0]
-        rss = torch.einsum("i,nij,j->n", weights, gram, weights)
-        return torch.where(total > 1e-12 * gram[:, y, y], rss / total, torch.nan)
-
-    def fvu(self, target: str, regressors: Sequence[str], intercept: bool = True) -> Estimate:
-        """Held-out FVU, 1 − R², of the target predicted from the regressors."""
-        weights = self.fit(target, regressors, intercept)
-        return self._held_out.estimate(lambda sums: self._fvu(sums, target, weights), "the target does not vary")
-
-    def percent_decrease(
-        self, target: str, base: Sequence[str], extra: Sequence[str], intercept: bool = True
-    ) -> Estimate:
-        """100 (1 − FVU(base + extra) / FVU(base)): what the extra regressors save, in percent of the held-out FVU.
-
-        Positive when they help; slightly negative when they are noise that was fitted.
-        """
-        before, after = self.fit(target, base, intercept), self.fit(target, [*base, *extra], intercept)
-        return self._held_out.estimate(
-            lambda sums: 100 * (1 - self._fvu(sums, target, after) / self._fvu(sums, target, before)),
-            "the target does not vary, or the base predicts it exactly",
-        )
-
-    def covariance(self, names: Sequence[str]) -> Float[Tensor, "column column"]:
-        """Covariance of columns over the held-out tokens, in their own units."""
-        used = self._index(names)
-        gram = self.gram(self._held_out.observed)[0]
-        n = gram[0, 0]
-        centred = gram[used][:, used] / n - torch.outer(gram[0, used], gram[0, used]) / n**2
-        return centred * torch.outer(self.scale[used], self.scale[used])
-
-    def coefficients(self, target: str, regressors: Sequence[str], intercept: bool = True) -> dict[str, Estimate]:
-        """Coefficients in the columns' own units; intervals resample the *fitting* contexts and fit again."""
-        used, y = self._index([ONE, *regressors] if intercept else regressors), self._index([target])[0]
-        units = self.scale[y] / self.scale[used]
-
-        def solve(sums: Sums) -> Tensor:
-            gram = self.gram(sums)
-            return torch.linalg.solve(gram[:, used][:, :, used], gram[:, used, y]) * units
-
-        resampled = Bootstrap(self._fit, *self._fit_draws)
-        names = ["intercept", *regressors] if intercept else list(regressors)
-        return {name: resampled.estimate(lambda sums, i=i: solve(sums)[:, i]) for i, name in enumerate(names)}
-
-
-def _sums(columns: Float[Tensor, "token column"], split: Split, chosen: Tensor) -> Sums:
-    """Σ z zᵀ per context over the chosen tokens, float64 [context, column²], and how many tokens there are."""
-    order = torch.argsort(split.group[chosen], stable=True)
-    counts = torch.bincount(split.group[chosen], minlength=split.n_groups)
-    blocks = columns[chosen][order].split(counts.tolist())
-    return {"n": counts[:, None].double(), "products": torch.stack([(z.T @ z).flatten() for z in blocks])}
-
-
-# --- on a study --------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class PairStudy:
     """The columns of several SAEs of one site at one power of the norms, smallest SAE first.
 
-    `moments` has, for each SAE id, the columns "error id", "nonlinear id", … as `SECOND` names them.
+    `moments` has, for each SAE id, the columns "error id", "nonlinear id", … as `SECOND` names them, and "cross id",
+    2⟨LinearError, NonlinearError⟩.
     """
 
     refs: list[SaeRef]
@@ -193,6 +76,8 @@ def pair_study(study: Study, refs: Sequence[SaeRef], power: int = 2) -> PairStud
         columns["x"] = norms.pop("x")
         columns |= {f"{name} {ref.id}": values for name, values in norms.items()}
         columns[f"curve {ref.id}"] = squared["error_norm2"] ** ((3 - power) / 2)
+        cross = squared["error_norm2"] - squared["linear_norm2"] - squared["nonlinear_norm2"]
+        columns[f"cross {ref.id}"] = cross
         columns[f"shuffled {ref.id}"] = norms["nonlinear"][shuffle]
     moments = ContextMoments(columns, site.split, study.profile.n_bootstrap, study.profile.seed)
     return PairStudy(refs, power, moments)
@@ -228,16 +113,21 @@ def decrease_table(pairs: PairStudy, intercept: bool = True, given: Sequence[str
     return pd.DataFrame(rows)
 
 
-def survival_table(pairs: PairStudy) -> pd.DataFrame:
-    """How much of each part of a small SAE's error a larger one still has: ‖e₂‖² ≈ a‖linear₁‖² + b‖nonlinear₁‖² + c.
+def survival_table(pairs: PairStudy, cross: bool = True) -> pd.DataFrame:
+    """How much of each part of a small SAE's squared error norm a larger one still has.
 
-    The prediction of Appendix B.3 is b > a, with b near 1: a larger SAE removes the linear part and keeps the rest.
-    Columns: `small_id, large_id, small, large`, and `linear` (a), `nonlinear` (b), `intercept` (c), each with `_low`
-    and `_high`.
+    Solves ‖e₂‖² ≈ a‖linear₁‖² + b‖nonlinear₁‖² + k·2⟨linear₁, nonlinear₁⟩ + c. The three terms add up to ‖e₁‖², so
+    a = b = k is Eq. 13: the split does not matter. The prediction of Appendix B.3 is b > a, with b near 1: a larger
+    SAE removes the linear part and keeps the rest. `cross=False` leaves the third term out, which biases a and b
+    wherever it goes along with the other two.
+    Columns: `small_id, large_id, small, large`, and `linear` (a), `nonlinear` (b), `cross` (k), `intercept` (c), each
+    with `_low` and `_high`. Raises ValueError unless the norms are squared.
     """
+    if pairs.power != 2:
+        raise ValueError(f"power = {pairs.power}: only squared norms add up to parts; give pair_study(…, power=2)")
     rows = []
     for small, large in pairs.pairs():
-        parts = {name: f"{name} {small.id}" for name in ("linear", "nonlinear")}
+        parts = {name: f"{name} {small.id}" for name in ("linear", "nonlinear", "cross")[: 3 if cross else 2]}
         found = pairs.moments.coefficients(f"error {large.id}", list(parts.values()))
         about = {"small_id": small.id, "large_id": large.id, "small": small.d_sae, "large": large.d_sae}
         named = {name: found[column] for name, column in parts.items()} | {"intercept": found["intercept"]}
@@ -277,17 +167,22 @@ def redundancy_table(pairs: PairStudy) -> pd.DataFrame:
 
 
 def quadratic_table(pairs: PairStudy) -> pd.DataFrame:
-    """What a page needs to judge any guess ‖e₂‖² ≈ a‖linear₁‖² + b‖nonlinear₁‖² + c, with c matching the means.
+    """What a page needs to judge any guess e₂ ≈ α linear₁ + β nonlinear₁ by the FVU of its squared norm.
 
-    One row per pair: the held-out variance `yy` of ‖e₂‖², covariances `ly, ny, ll, ln, nn` with and among the parts,
-    so that FVU(a, b) = (yy − 2a·ly − 2b·ny + a²ll + 2ab·ln + b²nn) / yy; `small`, `large`, and `pair`, a title.
+    ‖αl + βn‖² = α²‖l‖² + β²‖n‖² + αβ·2⟨l, n⟩, so that the FVU, with a constant that matches the means, is a quadratic
+    form of the covariances of ‖e₂‖² (y), ‖l‖² (l), ‖n‖² (n) and 2⟨l, n⟩ (x) over the held-out tokens.
+    One row per pair: `small`, `large`, `pair` (a title), and `ly, ny, xy, ll, nn, xx, ln, lx, nx`, divided by `yy`.
     """
     rows = []
     for small, large in pairs.pairs():
-        covariance = pairs.moments.covariance([f"error {large.id}", f"linear {small.id}", f"nonlinear {small.id}"])
-        (yy, ly, ny), (_, ll, ln), (_, _, nn) = covariance.tolist()
+        names = [f"error {large.id}", *(f"{name} {small.id}" for name in ("linear", "nonlinear", "cross"))]
+        found = pairs.moments.covariance(names)
         row = {"small": small.d_sae, "large": large.d_sae, "pair": f"{small.d_sae:,} → {large.d_sae:,}"}
-        rows.append(row | {"yy": 1.0, "ly": ly / yy, "ny": ny / yy, "ll": ll / yy, "ln": ln / yy, "nn": nn / yy})
+        letters = ("y", "l", "n", "x")
+        for i, first in enumerate(letters):
+            for j, second in enumerate(letters[: i + 1]):
+                row["".join(sorted((first, second), key="lnxy".index))] = float(found[i, j] / found[0, 0])
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
