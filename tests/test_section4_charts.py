@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dm_utils import charts as book_charts
 from dm_utils import section4_charts as charts
 
 vl_convert = pytest.importorskip("vl_convert")
@@ -81,3 +82,14 @@ def test_the_other_charts_draw_their_data():
     assert "trigrams" in texts(charts.training_curve(losses, levels))
     spliced = table.assign(value=3.0, low=2.9, high=3.1)
     assert "trigrams" in texts(charts.spliced_losses(spliced, levels))
+
+
+def test_the_breakdown_draws_only_what_is_chosen():
+    """Layers with data of their own ignore a filter on the whole chart; each must carry it."""
+    curve = pd.DataFrame({"d_sae": [512, 8192], "part": "absent", "bottom": 0.1, "top": [0.3, 0.2]})
+    curve = curve.assign(top_low=0.1, top_high=0.3, extrapolated=False)
+    points = pd.DataFrame({"d_sae": [512, 8192], "part": "absent", "value": [0.3, 0.2], "low": 0.1, "high": 0.3})
+    both = [pd.concat([frame.assign(l0=4), frame.assign(l0=8), frame.assign(l0=8)]) for frame in (points, curve)]
+    spec = json.dumps(json.loads(book_charts.breakdown(*both, choose="l0").to_json())).replace('"container"', "500")
+    svg = vl_convert.vegalite_to_svg(spec, vl_version="6.4")
+    assert len(re.findall(r'aria-roledescription="point"', svg)) == 2

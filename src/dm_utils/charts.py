@@ -221,7 +221,7 @@ def breakdown(points: pd.DataFrame, curve: pd.DataFrame, choose: str | None = No
         The fit: ``d_sae, part`` (``absent``, ``linear``, ``encoder``, ``nonlinear``), ``bottom, top`` (heights of the part's
         edges), ``top_low, top_high`` (95 % band of the upper edge), ``extrapolated`` (bool), plus ``choose`` if given.
     choose : str, optional
-        A column, for example ``near_l0``, whose value the reader chooses under the chart.
+        A column, for example ``near_l0``, whose value the reader chooses under the chart, in order of appearance.
     """
     parts = [name for name in PART_NAMES if name in set(curve["part"])]
     scale = alt.Scale(domain=[PART_NAMES[part] for part in parts], range=[COLORS[part] for part in parts])
@@ -234,18 +234,19 @@ def breakdown(points: pd.DataFrame, curve: pd.DataFrame, choose: str | None = No
         alt.Tooltip("text:N", title="up to"),
     ]
     base = alt.Chart(curve).encode(x=width_axis(), color=hue, tooltip=tooltip)
+    dots = alt.Chart(points).encode(x=width_axis(), color=hue, tooltip=tooltip)
+    if choose is not None:  # on each layer: layers with data of their own ignore the filter of the whole
+        pick = chooser("choice", points[choose].unique().tolist(), choose.replace("_", " "))
+        base, dots = (part.transform_filter(alt.datum[choose] == pick) for part in (base, dots))
     height = alt.Y("top:Q", title="fraction of variance unexplained", scale=alt.Scale(zero=True))
     area = base.mark_area(opacity=0.5).encode(y=height, y2="bottom:Q")
     band = base.mark_area(opacity=0.3).encode(y=alt.Y("top_low:Q"), y2="top_high:Q")
     known = base.mark_line().encode(y=height).transform_filter("!datum.extrapolated")
     guess = base.mark_line(strokeDash=[2, 4]).encode(y=height)
-    dots = alt.Chart(points).encode(x=width_axis(), color=hue, tooltip=tooltip)
     bars = dots.mark_rule(strokeWidth=2).encode(y="low:Q", y2="high:Q", color=alt.value(INK))
     marks = dots.mark_point(stroke=INK, strokeWidth=1).encode(y="value:Q")
     chart = alt.layer(area, band, guess, known, bars, marks)
-    if choose is not None:
-        pick = chooser("choice", sorted(points[choose].unique().tolist()), choose.replace("_", " "))
-        chart = chart.transform_filter(alt.datum[choose] == pick).add_params(pick)
+    chart = chart if choose is None else chart.add_params(pick)
     return chart.properties(width="container", height=380)
 
 
