@@ -114,7 +114,7 @@ def _linear_part(
     c = y.mean(-1) - a * u.mean(-1)
     through_zero = np.maximum((u * y).sum(-1) / (u**2).sum(-1), 0)
     level = np.maximum(y.mean(-1), 0)
-    candidates = [(c, a, (c >= 0) & (a >= 0)), (0 * c, through_zero, True), (level, 0 * a, True)]
+    candidates = [(c, a, (c >= 0) & (a >= 0)), (np.zeros_like(c), through_zero, True), (level, np.zeros_like(a), True)]
     costs = [np.where(ok, ((y - c[:, None] - a[:, None] * u) ** 2).sum(-1), np.inf) for c, a, ok in candidates]
     chosen = np.argmin(costs, 0)
     pick = np.arange(len(y))

@@ -33,16 +33,17 @@ def latent_bars(latents: pd.DataFrame) -> alt.LayerChart:
 def active_counts(counts: pd.DataFrame) -> alt.Chart:
     """How many latents a token activates (Eq. 5 before the mean): columns `architecture, active, share`."""
     names = counts["architecture"].unique().tolist()
+    scale = named_colors(names, ["sae", "x", "error"][: len(names)])
     share = alt.Axis(format="%")
     return (
         alt.Chart(counts)
-        .mark_area(interpolate="step", opacity=0.5, line=True)
+        .transform_calculate(left="datum.active - 0.5", right="datum.active + 0.5")
+        .mark_bar(opacity=0.6)
         .encode(
-            x=alt.X("active:Q", title="active latents of a token"),
+            x=alt.X("left:Q", title="active latents of a token", scale=alt.Scale(zero=True)),
+            x2="right:Q",
             y=alt.Y("share:Q", title="share of tokens", stack=None, scale=alt.Scale(type="sqrt"), axis=share),
-            color=alt.Color(
-                "architecture:N", title=None, scale=named_colors(names, ["sae", "x", "error"][: len(names)])
-            ),
+            color=alt.Color("architecture:N", title=None, scale=scale),
             tooltip=["architecture:N", "active:Q", alt.Tooltip("share:Q", format=".2%")],
         )
         .properties(**WIDE, height=220)
@@ -105,7 +106,7 @@ def dimension_scatter(dimensions: pd.DataFrame) -> alt.Chart:
                 scale=alt.Scale(type="log"),
                 axis=alt.Axis(format="~%"),
             ),
-            y=alt.Y("r2:Q", title="R² of the dimension"),
+            y=alt.Y("r2:Q", title="R² of the dimension", scale=alt.Scale(zero=False)),
             tooltip=["dimension:Q", alt.Tooltip("share:Q", format=".2%"), alt.Tooltip("r2:Q", format=".3f")],
         )
         .properties(**WIDE, height=260)
@@ -120,13 +121,16 @@ def shrinkage_lines(table: pd.DataFrame, metrics: Sequence[str]) -> alt.LayerCha
         parts.append(part.assign(low=table.get(f"{metric}_low"), high=table.get(f"{metric}_high")))
     pick = chooser("l0", sorted(table["near_l0"].unique().tolist()), "L0 near")
     base = alt.Chart(pd.concat(parts).round(5)).transform_filter(alt.datum.near_l0 == pick)
-    hue = alt.Color(
-        "metric:N", title=None, legend=alt.Legend(orient="bottom", columns=1), sort=[label(m) for m in metrics]
-    )
+    legend = alt.Legend(orient="bottom", columns=1, symbolType="stroke", symbolSize=300)
+    order = [label(metric) for metric in metrics]
+    hue = alt.Color("metric:N", title=None, legend=legend, sort=order, scale=alt.Scale(scheme="tableau10"))
+    dash = alt.StrokeDash("metric:N", title=None, sort=order, legend=legend)  # lines that coincide stay visible
     tooltip = ["metric:N", "sae_id:N", *[alt.Tooltip(f"{side}:Q", format=".3f") for side in ("value", "low", "high")]]
     base = base.encode(x=width_axis(), color=hue)
     band = base.mark_area(opacity=0.22).encode(y=alt.Y("low:Q", title=None), y2="high:Q")
-    line = base.mark_line(point=alt.OverlayMarkDef(size=60)).encode(y=alt.Y("value:Q", title=None), tooltip=tooltip)
+    line = base.mark_line(point=alt.OverlayMarkDef(size=60)).encode(
+        y=alt.Y("value:Q", title=None), strokeDash=dash, tooltip=tooltip
+    )
     return alt.layer(band, line).add_params(pick).properties(**WIDE, height=260)
 
 
@@ -149,7 +153,12 @@ def rescaling(saes: pd.DataFrame) -> alt.LayerChart:
         .transform_calculate(part="datum.part == 'linear_part' ? 'linear' : 'nonlinear'")
     )
     hue = alt.Color("part:N", title=None, scale=named_colors(["linear", "nonlinear"], ["linear", "nonlinear"]))
-    x = alt.X("sum(height):Q", title="‖x − αSae(x)‖² / ‖x − mean‖²", scale=alt.Scale(domain=[0, 1.05], clamp=True))
+    x = alt.X(
+        "sum(height):Q",
+        title="‖x − αSae(x)‖² / ‖x − mean‖²",
+        scale=alt.Scale(domain=[0, 1.05], clamp=True),
+        axis=alt.Axis(grid=False),
+    )
     bars = base.mark_bar(height=46).encode(x=x, color=hue, tooltip=["part:N", alt.Tooltip("height:Q", format=".3f")])
     says = "'left over ' + format(datum.total, '.3f') + ', of it nonlinear ' + format(datum.nonlinear_part, '.3f')"
     says += " + ' (' + format(datum.nonlinear_part / datum.total, '.0%') + ')'"
