@@ -93,3 +93,11 @@ def test_the_breakdown_draws_only_what_is_chosen():
     spec = json.dumps(json.loads(book_charts.breakdown(*both, choose="l0").to_json())).replace('"container"', "500")
     svg = vl_convert.vegalite_to_svg(spec, vl_version="6.4")
     assert len(re.findall(r'aria-roledescription="point"', svg)) == 2
+
+
+def test_token_lines_keep_the_order_of_their_saes_and_draw_the_level():
+    tokens = pd.DataFrame({"index": [0, 1] * 2, "token": list("abab"), "sae": ["512"] * 2 + ["1,024"] * 2})
+    chart = book_charts.token_lines(tokens.assign(error_norm2=[1.0, 2, 3, 4]), level=("mean nonlinear error", 1.5))
+    drawn = texts(chart)
+    assert drawn.index("512") < drawn.index("1,024")
+    assert "mean nonlinear error" in drawn

@@ -314,15 +314,20 @@ def violins(values: pd.DataFrame, order: Sequence[str], value: str = "value", ti
 
 
 def token_lines(
-    tokens: pd.DataFrame, value: str = "error_norm2", title: str = "squared error norm"
+    tokens: pd.DataFrame,
+    value: str = "error_norm2",
+    title: str = "squared error norm",
+    level: tuple[str, float] | None = None,
 ) -> alt.VConcatChart:
     """Draw a per-token value, one line per SAE (Fig. 5, 12); drag over the lower chart to choose the tokens above.
 
-    ``tokens`` holds ``index`` (position in the strip), ``token`` (its text), ``sae`` (the line's name) and the value.
+    ``tokens`` holds ``index`` (position in the strip), ``token`` (its text), ``sae`` (the line's name, in order) and the
+    value; ``level`` is the name and height of a horizontal line, in the colour of nonlinear error.
     """
     brush = alt.selection_interval(encodings=["x"], name="span", value={"x": [-0.5, 30.5]})
     data = tokens.assign(**{value: tokens[value].astype(float).round(4)})
-    base = alt.Chart(data).encode(color=alt.Color("sae:N", title="SAE", scale=alt.Scale(scheme="viridis")))
+    hue = alt.Color("sae:N", title="SAE", sort=data["sae"].unique().tolist(), scale=alt.Scale(scheme="viridis"))
+    base = alt.Chart(data).encode(color=hue)
     domain = alt.Scale(domain={"param": "span", "encoding": "x"}, nice=False)
     hidden = alt.X("index:Q", title=None, scale=domain, axis=alt.Axis(labels=False, ticks=False))
     height = alt.Y(f"{value}:Q", title=title)
@@ -340,5 +345,12 @@ def token_lines(
     whole = whole.encode(
         x=alt.X("index:Q", title="drag to choose the tokens above", scale=alt.Scale(nice=False, padding=4))
     )
-    top = alt.layer(line, marks).properties(width=640, height=240)
+    layers = [line, marks]
+    if level is not None:
+        flat = alt.Chart(pd.DataFrame({"name": [level[0]], value: [round(level[1], 4)]}))
+        flat = flat.encode(y=f"{value}:Q", tooltip=["name:N", f"{value}:Q"])
+        layers.append(flat.mark_rule(strokeDash=[5, 4], strokeWidth=2, color=COLORS["nonlinear"]))
+        words_of_level = flat.mark_text(align="right", dy=-8, color=COLORS["nonlinear"])
+        layers.append(words_of_level.encode(x=alt.value(636), text="name:N"))
+    top = alt.layer(*layers).properties(width=640, height=240)
     return alt.vconcat(top, words, whole.add_params(brush).properties(width=640, height=55), spacing=4)
