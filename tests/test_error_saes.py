@@ -1,5 +1,9 @@
 """SAEs on error parts: streams that must add up, training with known outcomes, the stopping rule, and the experiment."""
 
+import inspect
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +11,7 @@ import torch
 
 import dm_utils as dm
 from dm_utils import error_sae_study
+from dm_utils.book import assigned_literals
 from dm_utils.error_sae_study import ErrorSaeStudy, precompute
 from dm_utils.error_saes import (
     TARGETS,
@@ -299,6 +304,16 @@ def test_shipped_runs_are_used_when_the_recipe_matches_and_ignored_when_not(expe
     other = TrainingPlan(**{**vars(experiment.plan), "k": 5})
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         ErrorSaeStudy(fresh, experiment.ref, other, 24, Store(tmp_path)).run("linear")
+
+
+def test_the_chapters_parameters_are_those_of_the_shipped_runs():
+    notebook = json.loads((Path(__file__).parents[1] / "notebooks" / "05_2_saes_on_error.ipynb").read_text())
+    cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
+    given, plan = assigned_literals("".join(cell["source"])), TrainingPlan()
+    for name in ("d_sae", "k", "n_seeds", "max_steps"):
+        assert given[name] == getattr(plan, name), name
+    assert tuple(given["learning_rates"]) == plan.learning_rates
+    assert given["train_contexts"] == inspect.signature(ErrorSaeStudy).parameters["train_contexts"].default
 
 
 def test_a_dense_basis_is_the_principal_components(experiment):

@@ -15,6 +15,7 @@ from dm_utils.norm_test import (
     fit_moments,
     norm_tests,
     outliers,
+    planted,
     self_tests,
     without_largest,
 )
@@ -44,6 +45,20 @@ def test_outliers_follow_the_box_plot_rule_within_each_vector_and_regressor():
 
 def test_an_undefined_value_is_shown_among_the_outliers():
     assert outliers(table_of([0.8, 0.81, 0.82, 0.83, math.nan]))["sae_id"].tolist() == [4]
+
+
+def test_planted_features_in_few_orthogonal_directions_pass_and_are_all_linear():
+    """With fewer features than dimensions every part is a linear map of x, and nothing is left for the nonlinear one."""
+    found = planted(0.5, d=64, n_latents=8, expected_l0=2.0, n_tokens=4000)
+    assert found["x"]["from x"] == found["x"]["from itself"] > 0.5
+    assert found["linear"]["from x"] == pytest.approx(found["error"]["from x"], abs=1e-3)
+
+
+def test_planted_absent_features_in_superposition_fail_the_test_although_they_are_features():
+    found = planted(0.5, d=32, n_latents=256, expected_l0=8.0, n_tokens=6000)
+    assert found["nonlinear"]["from x"] < 0.2 and found["nonlinear"]["from itself"] < 0.3 < found["x"]["from x"] + 0.2
+    with pytest.raises(ValueError, match=r"absent is 1"):
+        planted(1.0)
 
 
 # --- on the lab ------------------------------------------------------------------------------------------------------

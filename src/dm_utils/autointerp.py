@@ -62,6 +62,13 @@ class RuleScorer:
         return explanation.rule.active(tokens).tolist()
 
 
+def some_latents(activity: Activity, n: int, seed: int = 0) -> np.ndarray:
+    """`n` alive latents drawn at random, in order; all of them if there are no more."""
+    alive = activity.alive
+    chosen = np.random.default_rng(seed).permutation(len(alive))[:n]
+    return alive[np.sort(chosen)]
+
+
 @dataclass(frozen=True)
 class Scores:
     """The outcome for one SAE: per latent and group the share of right decisions (NaN where no valid answer was given)."""

@@ -118,10 +118,13 @@ class ErrorSaeStudy:
 
     # --- training ------------------------------------------------------------------------------------------
 
-    def recipe(self, target: str, **more: Any) -> dict[str, Any]:
-        """What determines a run apart from the text: model, SAE, plan, target."""
+    def recipe(self, target: str, **run: Any) -> dict[str, Any]:
+        """What determines a run (given `lr` and `seed`), or a target's grid (without), apart from the text."""
+        plan = asdict(self.plan)
+        for name in ("n_seeds", "learning_rates") if run else ("n_seeds",):
+            plan.pop(name)
         model = models.identity(self.study.profile)
-        return {"model": model, "sae": self.ref.key(), "plan": asdict(self.plan), "target": target, **more}
+        return {"model": model, "sae": self.ref.key(), "plan": plan, "target": target, **run}
 
     def _key(self, recipe: dict[str, Any]) -> dict[str, Any]:
         text = self._text._site_key(self.ref.layer, self.ref.component)
@@ -175,6 +178,17 @@ class ErrorSaeStudy:
                 pd.DataFrame(data["curve"]).assign(target=target, seed=seed, lr=data["lr"], converged=data["converged"])
             )
         return pd.concat(parts, ignore_index=True)
+
+    def provenance(self) -> str:
+        """One sentence that says where the trained SAEs come from."""
+        recipes = [self.recipe(t, lr=self.run(t, s)[0]["lr"], seed=s) for t, s in self.runs()]
+        shipped = sum(self.shipped.path("error_sae", recipe).exists() for recipe in recipes)
+        if shipped == len(recipes):
+            return (
+                f"These {len(recipes)} SAEs were trained beforehand and are shipped with the book; every number below is measured "
+                "now, on this run's text. `python -m dm_utils.error_sae_study` trains all of them again."
+            )
+        return f"{len(recipes) - shipped} of these {len(recipes)} SAEs were trained by this study and are kept in its store."
 
     # --- measurements --------------------------------------------------------------------------------------
 

@@ -89,6 +89,11 @@ class Moments2:
         """Root mean variance of a dimension: rows divided by it have total variance d."""
         return float((self.covariance.diagonal().mean()).sqrt())
 
+    @property
+    def effective_dimensions(self) -> float:
+        """(tr Σ)² / tr Σ²: d when all directions vary equally, 1 when one does."""
+        return float(self.covariance.trace() ** 2 / self.covariance.square().sum())
+
     def standardise(self, rows: Float[Tensor, "row d"]) -> Float[Tensor, "row d"]:
         """Rows about the mean, divided by `scale`."""
         return (rows - self.mean.to(rows.device, rows.dtype)) / self.scale

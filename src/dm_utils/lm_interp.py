@@ -14,10 +14,10 @@ from functools import partial
 
 import numpy as np
 
-from dm_utils.autointerp import Explainer, Explanation, RuleExplainer, RuleScorer, Scorer
+from dm_utils.autointerp import Explainer, Explanation, RuleExplainer, RuleScorer, Scorer, Scores, interpret
 from dm_utils.endpoint import ChatEndpoint, EndpointConfig, MalformedAnswer, Message
 from dm_utils.store import Store
-from dm_utils.text_windows import Examples, Plan
+from dm_utils.text_windows import Activity, Examples, Plan
 
 EXPLAIN = (
     "You study one unit of a neural network that reads text. Below are excerpts in which the unit is active, strongest first. "
@@ -136,6 +136,20 @@ def estimate_cost(plan: Plan, n_latents: int, scorer: LMScorer) -> Cost:
     return Cost(n_latents * (1 + detect), round(n_latents * asked / CHARACTERS_PER_TOKEN), n_latents * answered)
 
 
+#: What a reader should know about each kind of judge; the key is whether a language model ran.
+LIMITS = {
+    False: (
+        "An explanation is a list of patterns: the active token (itself, its ending or beginning, how it is written), alone or with "
+        "the one or two tokens before it. It is learned from the explanation windows only and can be read below. Rules see no "
+        "meaning and no longer context."
+    ),
+    True: (
+        "A sentence is written from the strongest windows and judged on others. The result depends on the model and on the wording "
+        "of the questions, which are in `dm_utils.lm_interp`."
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Judge:
     """An explainer and the scorer that belongs to it, with what a chapter says about them."""
@@ -145,6 +159,10 @@ class Judge:
     scorer: Scorer
     workers: int = 1
     endpoint: ChatEndpoint | None = None
+
+    def interpret(self, activity: Activity, latents: np.ndarray, shuffled: bool = False) -> Scores:
+        """Explain and test latents (see `autointerp.interpret`)."""
+        return interpret(activity, self.explainer, self.scorer, latents, self.workers, shuffled)
 
     def cost(self, plan: Plan, n_latents: int) -> str:
         """What testing `n_latents` latents will ask for, before it starts."""

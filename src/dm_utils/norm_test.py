@@ -19,10 +19,11 @@ from tqdm.auto import tqdm
 
 from dm_utils.error_streams import Moments2
 from dm_utils.norm_theory import gaussian_norm_r2
-from dm_utils.regression import Design, Estimate, probe
+from dm_utils.regression import Design, Estimate, Split, probe
 from dm_utils.saes import SaeRef
 from dm_utils.store import file_sha256
 from dm_utils.study import Study
+from dm_utils.synthetic import random_superposition
 
 VECTORS = ("x", "sae", "error", "linear", "nonlinear")
 REGRESSORS = ("from x", "from itself")
@@ -103,13 +104,41 @@ def norm_tests(study: Study, refs: Sequence[SaeRef]) -> pd.DataFrame:
     table = pd.DataFrame(parts).astype({"value": float, "low": float, "high": float, "gaussian": float})
     is_x = table["vector"] == "x"
     once = table[is_x].drop_duplicates(["hook_name", "regressor"])
-    once = once.assign(sae_id="(any SAE of the site)", d_sae=None, l0=None, architecture="–", fvu=None)
-    return pd.concat([once, table[~is_x]], ignore_index=True)
+    once = once.assign(sae_id="(any SAE of the site)", architecture="–")
+    once[["d_sae", "l0", "fvu", "dead_fraction"]] = math.nan
+    return pd.concat([once, table[~is_x]], ignore_index=True).astype({"d_sae": "Int64"})
 
 
 def _about(row: pd.Series) -> dict[str, Any]:
     names = ("sae_id", "hook_name", "layer", "architecture", "d_sae", "l0", "fvu", "dead_fraction")
     return {name: row[name] for name in names} | {"site": row["component"]}
+
+
+def planted(
+    absent: float, d: int = 128, n_latents: int = 1024, expected_l0: float = 16.0, n_tokens: int = 20_000, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """The test where the truth is known: an error that consists of absent linear features and of nothing else.
+
+    x is a sparse sum of random directions with exponential weights whose frequencies follow a power law
+    (`synthetic.random_superposition`); Sae(x) holds the true weights of the most frequent features and misses the rarest, a share
+    `absent` of them. Returns vector → {"from x", "from itself"} → held-out R².
+    """
+    if not 0 < absent < 1:
+        raise ValueError(f"absent is {absent}; it must lie strictly between 0 and 1")
+    truth = random_superposition(n_latents, d, n_tokens, expected_l0, seed=seed)
+    missing = truth.dictionary.clone()
+    missing[: round((1 - absent) * n_latents)] = 0.0  # frequencies fall with the index
+    error = truth.weights.superpose(missing)
+    split = Split.random(torch.arange(n_tokens) // 100, seed=seed)
+    design = Design(truth.x, split)
+    linear = design.fit_map(lambda rows, _: error[rows])(truth.x)
+    parts = {"x": truth.x, "sae": truth.x - error, "error": error, "linear": linear, "nonlinear": error - linear}
+    found = {}
+    for name, v in parts.items():
+        norm2 = v.double().square().sum(1)[:, None]
+        r2 = (design.probe(norm2, 100)[0].r2, Design(v, split).probe(norm2, 100)[0].r2)
+        found[name] = dict(zip(REGRESSORS, map(float, r2), strict=True))
+    return found
 
 
 def outliers(table: pd.DataFrame, reach: float = 1.5) -> pd.DataFrame:
@@ -138,7 +167,7 @@ def without_largest(study: Study, ref: SaeRef, vector: str, share: float = 0.001
     largest = torch.zeros(len(norm2), dtype=torch.bool)
     largest[norm2.topk(max(1, round(share * len(norm2)))).indices] = True
     keep = ~largest
-    split = type(site.split)(fit=site.split.fit[keep], group=site.split.group[keep])
+    split = Split(fit=site.split.fit[keep], group=site.split.group[keep])
     rest = probe(site.x[keep], norm2[keep], split, n_bootstrap=study.profile.n_bootstrap, seed=study.profile.seed)
     return {"share_of_variance": float(deviation[largest].sum() / deviation.sum()), "r2_without": rest.r2}
 

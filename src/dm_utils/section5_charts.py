@@ -164,8 +164,11 @@ def accuracy_by_decile(table: pd.DataFrame) -> alt.LayerChart:
         alt.Tooltip("n_latents:Q", title="latents"),
     ]
     y_title = "share of right decisions"
-    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q")
-    line = base.mark_line(strokeWidth=1.5).encode(y=alt.Y("value:Q", title=y_title), strokeDash=dash, detail="name:N")
+    scale = alt.Scale(zero=False)
+    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=y_title, scale=scale), y2="high:Q")
+    line = base.mark_line(strokeWidth=1.5).encode(
+        y=alt.Y("value:Q", title=y_title, scale=scale), strokeDash=dash, detail="name:N"
+    )
     points = base.mark_point(size=55).encode(y="value:Q", tooltip=tooltip)
     return alt.layer(bars, line, points).add_params(pick).properties(**WIDE, height=320)
 
@@ -198,16 +201,14 @@ def explanation_browser(latents: pd.DataFrame) -> alt.LayerChart:
         tooltip=tooltip,
     )
     says = "datum.name + ': ' + datum.n + ' latents, balanced accuracy ' + format(datum.mean, '.3f')"
-    text = (
-        base.transform_filter("datum.found")
-        .transform_aggregate(n="count()", mean="mean(balanced)", groupby=["name"])
-        .transform_calculate(says=says)
-        .mark_text(align="right", fontSize=13)
-        .encode(
-            x=alt.value("width"),
-            y=alt.Y("name:N", axis=None, scale=alt.Scale(range=[14, 34])),
-            text="says:N",
-            color=alt.Color("name:N", title=None, scale=scale),
-        )
+    found_ones = base.transform_filter("datum.found").transform_aggregate(
+        n="count()", mean="mean(balanced)", groupby=["name"]
     )
-    return alt.layer(points, text).resolve_scale(y="independent").add_params(query).properties(**WIDE, height=340)
+    lines = [
+        found_ones.transform_filter(alt.datum.name == TARGET_NAMES[part])
+        .transform_calculate(says=says)
+        .mark_text(align="right", fontSize=13, color=COLORS[part])
+        .encode(x=alt.value("width"), y=alt.value(10 + 18 * index), text="says:N")
+        for index, part in enumerate(("linear", "nonlinear"))
+    ]
+    return alt.layer(points, *lines).add_params(query).properties(**WIDE, height=340)
