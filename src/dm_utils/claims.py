@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from scipy.stats import t as student
 from torch import Tensor
 
-from dm_utils import synthetic
+from dm_utils import norm_theory, synthetic
+from dm_utils.moments import slopes
 from dm_utils.regression import Estimate
 
 
@@ -198,3 +201,47 @@ def nonlinear_from_sae(
         "nonlinear_error": held_out_r2(sae_out, nonlinear),
         "independent_noise": held_out_r2(x.double() - linear - noise, noise),
     }
+
+
+def gaussian_norm_r2(
+    mean: Float[Tensor, " d"], root: Float[Tensor, "d d"], n_tokens: int = 20_000, n: int = 20, seed: int = 0
+) -> Estimate:
+    """Held-out R^2 of ||x||^2 from x for Gaussian x with the given mean and covariance ``root @ root.T``, by Monte Carlo."""
+
+    def once(draw: int) -> float:
+        z = torch.randn(n_tokens, len(mean), generator=torch.Generator().manual_seed(draw), dtype=torch.float64)
+        x = mean.double() + z @ root.double().T
+        return held_out_r2(x, x.square().sum(1))
+
+    return replicate(once, n, seed)
+
+
+CHECKED_LAWS = (
+    ("Bernoulli, p = 0.05", "bernoulli", 0.05, 1.0),
+    ("Poisson, λ = 1", "poisson", 1 - math.exp(-1), 1.0),
+    ("exponential, p = 0.05", "exponential", 0.05, 1.0),
+    ("gamma of shape 4, p = 0.05", "gamma", 0.05, 4.0),
+    ("lognormal of σ = 0.5, p = 0.05", "lognormal", 0.05, 0.5),
+)
+
+
+def correlation_checks(n: int = 20, seed: int = 0) -> pd.DataFrame:
+    """rho of Appendix C.1 for each law, closed form beside Monte Carlo: columns ``case, exact, value, low, high``."""
+    rows = []
+    for name, family, p, shape in CHECKED_LAWS:
+        moments = synthetic.law_moments(family, torch.tensor([p], dtype=torch.float64), 1.0, shape)
+        found = correlation(family, p, shape, n, seed)
+        rows.append((name, norm_theory.orthonormal_r2(moments) ** 0.5, found.value, found.low, found.high))
+    return pd.DataFrame(rows, columns=["case", "exact", "value", "low", "high"])
+
+
+def slope_checks(n: int = 20, seed: int = 0) -> pd.DataFrame:
+    """Least-squares slopes of w^2 on w, with and without intercept, and ``printed``, the paper's E(w^2)/E(w)."""
+    rows = []
+    for (name, family, p, shape), intercept in product(CHECKED_LAWS[:4], (True, False)):
+        exact = slopes(synthetic.law_moments(family, torch.tensor([p], dtype=torch.float64), 1.0, shape))
+        found = slope(family, p, intercept, shape, n, seed)
+        value = float(exact.best if intercept else exact.through_origin)
+        case = f"{name}, {'with' if intercept else 'no'} intercept"
+        rows.append((case, value, found.value, found.low, found.high, float(exact.paper)))
+    return pd.DataFrame(rows, columns=["case", "exact", "value", "low", "high", "printed"])

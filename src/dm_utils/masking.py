@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
@@ -146,11 +147,14 @@ def measured_curve(
 
 
 def bend(curve: pd.DataFrame) -> float:
-    """How bent a curve is: its area over that of the full parabola f (1 - f), against FVU; 0 is straight, 1 the parabola."""
+    """How bent a curve is: its area over that of the full parabola f (1 - f), against FVU; 0 is straight, 1 the parabola.
+
+    Masking nothing and masking everything leave nothing to predict, so both ends are 0 and need not be in the curve.
+    """
     points = curve.sort_values("fvu")
-    step = points["fvu"].diff().to_numpy()[1:]
-    height = points["fvu_nonlinear"].to_numpy()
-    return float((step * (height[1:] + height[:-1]) / 2).sum() * 6)
+    fvu = np.concatenate([[0.0], points["fvu"].to_numpy(), [1.0]])
+    height = np.concatenate([[0.0], points["fvu_nonlinear"].to_numpy(), [0.0]])
+    return float(np.trapezoid(height, fvu) * 6)
 
 
 def recovered_part(x: Float[Tensor, "token d"], masked: Float[Tensor, "token d"]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -253,3 +253,35 @@ def shares(recovery: Recovery, masked: float = 0.0) -> dict[tuple[str, str], Est
         names = [noise for noise, varies in zip(("noise_x", "noise_sae"), varying, strict=True) if varies]
         found |= {(noise, name): as_estimate(slopes[i]) for i, noise in enumerate(names)}
     return found
+
+
+NOISE_NAMES = {"noise_x": "noise on x′", "noise_sae": "noise on Sae(x′)"}
+
+
+def by_law(study: Study, ref: SaeRef, laws: Sequence[str], plan: Plan) -> pd.DataFrame:
+    """Slopes of :func:`shares` when the noise on x', or that on Sae(x'), follows each law while the other noise is absent.
+
+    Returns columns ``noise, law, estimate`` ("dense" or "introduced"), ``value, low, high``.
+    """
+    rows = []
+    for law, noise in product(laws, NOISE_NAMES):
+        kind = "kind_x" if noise == "noise_x" else "kind_sae"
+        quiet = "noise_sae" if noise == "noise_x" else "noise_x"
+        one = replace(plan, **{quiet: (0.0,), kind: law, "masked": (0.0,)})  # type: ignore[arg-type]
+        for (_, name), value in shares(recover(study, ref, one)).items():
+            where = {"noise": NOISE_NAMES[noise], "law": law, "estimate": name}
+            rows.append(where | {"value": value.value, "low": value.low, "high": value.high})
+    return pd.DataFrame(rows)
+
+
+def by_correlation(
+    study: Study, ref: SaeRef, level: float, plan: Plan, correlations: Sequence[float] = (-1.0, -0.5, 0.0, 0.5, 1.0)
+) -> pd.DataFrame:
+    """Both noises planted at one level with a given correlation: ``correlation`` and each estimate with its interval."""
+    rows = []
+    for r in correlations:
+        one = replace(plan, noise_x=(0.0, level), noise_sae=(0.0, level), masked=(0.0,), correlation=r)
+        table = recover(study, ref, one).table()
+        both = table[(table["noise_x"] == level) & (table["noise_sae"] == level)]
+        rows.append(both.assign(correlation=r))
+    return pd.concat(rows, ignore_index=True)

@@ -74,6 +74,22 @@ def random_curves(
     return pd.concat(frames, ignore_index=True)
 
 
+def half_masked(d: int = 40, n: int = 8, seed: int = 0) -> pd.DataFrame:
+    """FVU_nonlinear with half of 25 d random features masked: closed form beside Monte Carlo, sparse and less sparse.
+
+    Columns ``case, exact, value, low, high``.
+    """
+    dictionary, rows = synthetic.random_dictionary(25 * d, d, seed), []
+    kept = masking.kept_after(torch.arange(25 * d), 0.5)
+    for exponent, l0 in ((0.0, 1.0), (0.0, 20.0), (1.5, 1.0), (1.5, 5.0)):
+        p = synthetic.power_law_frequencies(25 * d, l0, exponent)
+        exact = masking.masked_fvu(dictionary, synthetic.law_moments("exponential", p).variance, kept)[1]
+        found = masking.simulated_fvu_nonlinear(dictionary, "exponential", p, kept, n=n, seed=seed)
+        name = f"power law {exponent:g}, L0 {l0:g}" if exponent else f"equal frequencies, L0 {l0:g}"
+        rows.append((name, exact, found.value, found.low, found.high))
+    return pd.DataFrame(rows, columns=["case", "exact", "value", "low", "high"])
+
+
 def bend_sweep(d: int = 64, seed: int = 0) -> pd.DataFrame:
     """How bent the curve of randomly masked features is as one property of the dictionary or the weights changes.
 
