@@ -314,11 +314,12 @@ def profile_constant(width: Sequence[float], value: Sequence[float], n: int = 41
     w, y = _checked(width, value)
     reference = float(np.exp(np.log(w).mean()))
     constants = np.linspace(0, 0.995 * y.min(), n)
-    u = np.exp(-GRID[:, None] * np.log(w / reference))  # [grid, sae]
+    exponents = np.geomspace(MIN_EXPONENT, MAX_EXPONENT, 2001)
+    u = np.exp(-exponents[:, None] * np.log(w / reference))  # [grid, sae]
     left = y - constants[:, None]  # [constant, sae]
     scales = left @ u.T / (u**2).sum(1)  # [constant, grid]
     rss = ((left[:, None] - scales[..., None] * u) ** 2).sum(-1)
     best = rss.argmin(1)
     pick = np.arange(n)
-    law = PowerLaw(constants, scales[pick, best], GRID[best], reference)
+    law = PowerLaw(constants, scales[pick, best], exponents[best], reference)
     return ConstantProfile(law, np.sqrt(rss[pick, best] / len(w)))
