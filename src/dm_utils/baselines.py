@@ -284,7 +284,7 @@ def token_table(study: Study, ref: SaeRef, least: int = 20) -> pd.DataFrame:
     groups = frame.groupby("id")["error"]
     table = groups.agg(count="size", mean="mean", low=partial(_quantile, q=0.1), high=partial(_quantile, q=0.9))
     table = table[table["count"] >= least].sort_values("count", ascending=False).reset_index()
-    table.insert(0, "token", study.token_text(torch.from_numpy(table["id"].to_numpy())))
+    table.insert(0, "token", study.token_text(torch.tensor(table["id"].tolist())))
     return table.drop(columns="id")
 
 
