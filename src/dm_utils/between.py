@@ -203,9 +203,11 @@ def built_in(parts: Parts, split: Split, *, n_bootstrap: int = 1000, seed: int =
     cases = {"measured": r, "shuffled": moved, "rotated": turned}
     found: dict[str, Any] = {}
     for name, noise in cases.items():
-        pair = vector_r2(
-            affine + noise, lambda rows, n=noise: -n[None, rows], split, n_bootstrap=n_bootstrap, seed=seed
-        )
+
+        def target(rows: slice, noise: Tensor = noise) -> Tensor:
+            return -noise[None, rows]
+
+        pair = vector_r2(affine + noise, target, split, n_bootstrap=n_bootstrap, seed=seed)
         found[name] = pair[0]
     return found | {"arithmetic": arithmetic_r2(affine[split.fit], r[split.fit])}
 

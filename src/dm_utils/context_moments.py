@@ -7,6 +7,7 @@ its bootstrap need. Any number of regressions then costs microseconds each.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -114,9 +115,12 @@ class ContextMoments:
             gram = self.gram(sums)
             return torch.linalg.solve(gram[:, used][:, :, used], gram[:, used, y]) * units
 
+        def coefficient(index: int, sums: Sums) -> Tensor:
+            return solve(sums)[:, index]
+
         resampled = Bootstrap(self._fit, *self._fit_draws)
         names = ["intercept", *regressors] if intercept else list(regressors)
-        return {name: resampled.estimate(lambda sums, i=i: solve(sums)[:, i]) for i, name in enumerate(names)}
+        return {name: resampled.estimate(partial(coefficient, i)) for i, name in enumerate(names)}
 
 
 def _sums(columns: Float[Tensor, "token column"], split: Split, chosen: Tensor) -> Sums:

@@ -104,9 +104,11 @@ def spliced_losses(study: Study, refs: Sequence[SaeRef], n_contexts: int = 64) -
     fresh = _run(study, missing or refs[:1], n_contexts) if missing else {}
     found = {}
     for name, key in keys.items():
-        data, arrays = study.store.get_or_compute(
-            "downstream", key, lambda name=name: fresh.get(name) or _run(study, refs, n_contexts)[name]
-        )
+
+        def compute(name: str = name) -> tuple[Any, Arrays | None]:
+            return fresh.get(name) or _run(study, refs, n_contexts)[name]
+
+        data, arrays = study.store.get_or_compute("downstream", key, compute)
         found[name] = data | arrays
     return found
 
@@ -257,4 +259,4 @@ def reference_losses(losses: dict[str, dict[str, Any]], n_bootstrap: int = 1000,
     entry = losses[SHARED]
     columns = {name: torch.from_numpy(entry["cross_entropy"][i]) for i, name in enumerate(entry["names"])}
     estimate = Bootstrap(context_sums(torch.from_numpy(entry["context"]), columns), n_bootstrap, seed).estimate
-    return {name: estimate(lambda s, name=name: _ratio(s, name, "n")) for name in columns}
+    return {name: estimate(partial(_ratio, top=name, bottom="n")) for name in columns}

@@ -153,7 +153,7 @@ def outliers(table: pd.DataFrame, reach: float = 1.5) -> pd.DataFrame:
     return table[flagged | table["value"].isna()].sort_values("value").reset_index(drop=True)
 
 
-def without_largest(study: Study, ref: SaeRef, vector: str, share: float = 0.001) -> dict[str, float | Estimate]:
+def without_largest(study: Study, ref: SaeRef, vector: str, share: float = 0.001) -> dict[str, Any]:
     """Why an R² may be low: how much of the variance of ‖v‖² sits in its largest tokens, and the R² (from x) without them.
 
     Returns ``share_of_variance``, the part of Σ(‖v‖² − mean)² that the largest `share` of tokens holds, and ``r2_without``, fitted and

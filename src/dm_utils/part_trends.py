@@ -113,8 +113,10 @@ def trends(study: Study, refs: Sequence[SaeRef], tolerance: float = 5.0) -> dict
     norms = [part_norms(study, ref) for ref in refs]
     widths = [ref.d_sae for ref in refs]
     stacked = {part: torch.from_numpy(np.stack([some[part] for some in norms])) for part in PARTS}
-    options = {"tolerance": tolerance, "n_bootstrap": p.n_bootstrap, "seed": p.seed}
-    return {part: trend(values, widths, site.split, **options) for part, values in stacked.items()}
+    return {
+        part: trend(values, widths, site.split, tolerance=tolerance, n_bootstrap=p.n_bootstrap, seed=p.seed)
+        for part, values in stacked.items()
+    }
 
 
 def strip_tokens(study: Study, refs: Sequence[SaeRef], context: int = 0, n_tokens: int = 100) -> pd.DataFrame:

@@ -292,7 +292,8 @@ class Study:
     def _decompose(self, ref: SaeRef) -> tuple[Decomposition, Tensor, float]:
         """Encode each block once, keep its sparse codes, and decode them for both passes."""
         sae, site = self.load_sae(ref), self.site(ref.layer, ref.component)
-        sparse, kept = saes.sparse_decode_applies(sae), {}
+        sparse = saes.sparse_decode_applies(sae)
+        kept: dict[int, saes.Codes] = {}
         l0 = torch.zeros(len(site.x), dtype=torch.int32)
         alive = torch.zeros(ref.d_sae, dtype=torch.bool)
 

@@ -43,7 +43,7 @@ def write_manifest(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     ValueError
         If the folder is larger than 50 MB.
     """
-    files = {
+    files: dict[str, dict[str, Any]] = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in _files(folder)
     }
     total = sum(entry["bytes"] for entry in files.values())
