@@ -189,7 +189,7 @@ def test_one_rate_limit_holds_back_every_thread_and_never_longer_than_the_limit(
 def test_pauses_grow_when_the_server_names_none(tmp_path):
     endpoint = ChatEndpoint(EndpointConfig("http://localhost:1/v1", "tiny"), Store(tmp_path))
     endpoint._hold(5, None)
-    assert 8 <= endpoint._resume_at - time.monotonic() + 0.1 and endpoint._resume_at - time.monotonic() <= 16
+    assert endpoint._resume_at - time.monotonic() + 0.1 >= 8 and endpoint._resume_at - time.monotonic() <= 16
 
 
 def test_retry_after_reads_seconds_and_dates_and_ignores_nonsense():

@@ -36,7 +36,7 @@ INK = "currentColor"
 @alt.theme.register("dark-matter", enable=True)
 def theme() -> alt.theme.ThemeConfig:
     """Return the book's chart theme; text and lines take the colour of the page's text."""
-    axis = {f"{part}Color": INK for part in ("label", "title", "domain", "tick", "grid")}
+    axis: dict[str, Any] = {f"{part}Color": INK for part in ("label", "title", "domain", "tick", "grid")}
     axis |= {"gridOpacity": 0.13, "domainOpacity": 0.45, "tickOpacity": 0.45}
     text = {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": 500}
     config = {

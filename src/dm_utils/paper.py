@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .display import interval, label, number
 
@@ -109,7 +109,8 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     table = []
-    for (figure, metric, key), part in rows.groupby(["figure", "metric", "paper_value"], sort=False):
+    for group, part in rows.groupby(["figure", "metric", "paper_value"], sort=False):
+        figure, metric, key = cast("tuple[str, str, str | float]", group)
         said = reported(key)
         first = part.iloc[0]
         low, high = part["ci_low"].fillna(part["value"]).min(), part["ci_high"].fillna(part["value"]).max()
