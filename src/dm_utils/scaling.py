@@ -21,6 +21,7 @@ from scipy.optimize import least_squares
 from dm_utils.regression import Estimate
 
 Array = np.ndarray
+Numbers = Sequence[float] | np.ndarray
 MIN_EXPONENT, MAX_EXPONENT = 0.01, 4.0
 GRID = np.geomspace(MIN_EXPONENT, MAX_EXPONENT, 97)
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -30,9 +31,9 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 class PowerLaw:
     """c + a (W/W₀)^(−m). Each parameter is a number, or an array [draw] for many laws at once."""
 
-    constant: Float[Array, " *draw"]
-    scale: Float[Array, " *draw"]
-    exponent: Float[Array, " *draw"]
+    constant: float | Float[Array, " draw"]
+    scale: float | Float[Array, " draw"]
+    exponent: float | Float[Array, " draw"]
     reference: float
 
     def __call__(self, width: Float[Array, " width"]) -> Float[Array, "*draw width"]:
@@ -42,7 +43,7 @@ class PowerLaw:
         return c + a * ratio**-m
 
 
-def fit_power_law(width: Sequence[float], value: Sequence[float]) -> PowerLaw:
+def fit_power_law(width: Numbers, value: Numbers) -> PowerLaw:
     """Fit c + a (W/W₀)^(−m) by least squares within bounds (Fig. 1; `scipy.optimize.least_squares`).
 
     Parameters
@@ -58,18 +59,21 @@ def fit_power_law(width: Sequence[float], value: Sequence[float]) -> PowerLaw:
     reference = float(np.exp(np.log(w).mean()))
     start = _fit_many(w, y[None], reference)
     low, high = np.array([0, 0, MIN_EXPONENT]), np.array([np.inf, np.inf, MAX_EXPONENT])
-    guess = np.array([start.constant[0], start.scale[0], start.exponent[0]])
+    guess = np.concatenate([start.constant, start.scale, start.exponent])
 
-    def residual(parameters: Array) -> Array:
-        return PowerLaw(*parameters, reference)(w) - y
+    def law(p: Array) -> PowerLaw:
+        return PowerLaw(float(p[0]), float(p[1]), float(p[2]), reference)
+
+    def residual(p: Array) -> Array:
+        return law(p)(w) - y
 
     inside = np.clip(guess, low + 1e-9, np.minimum(high - 1e-9, guess + 1))
     found = least_squares(residual, inside, bounds=(low, high), x_scale=np.maximum(guess, 1e-3), xtol=1e-12, ftol=1e-12)
     best = min((found.x, guess), key=lambda p: float((residual(p) ** 2).sum()))
-    return PowerLaw(*(float(p) for p in best), reference)
+    return law(best)
 
 
-def _checked(width: Sequence[float], value: Sequence[float]) -> tuple[Array, Array]:
+def _checked(width: Numbers, value: Numbers) -> tuple[Array, Array]:
     w, y = np.asarray(width, dtype=float), np.asarray(value, dtype=float)
     if w.shape != y.shape or w.ndim != 1:
         raise ValueError(f"width {w.shape} and value {y.shape} must be lists of the same length")
@@ -122,7 +126,7 @@ def _linear_part(
     return constants[chosen, pick], scales[chosen, pick], np.stack(costs)[chosen, pick]
 
 
-def percentiles(value: float, draws: Float[Array, " draw"], note: str = "") -> Estimate:
+def percentiles(value: float | Array, draws: float | Array, note: str = "") -> Estimate:
     """A value with the central 95 % of its draws, widened where needed to hold the value itself."""
     low, high = np.quantile(draws, [0.025, 0.975])
     return Estimate(float(value), min(float(low), float(value)), max(float(high), float(value)), note)
@@ -177,15 +181,15 @@ class ScalingFit:
         """Root mean square distance of the SAEs from the law."""
         return float(np.sqrt(np.mean((self.law(self.width) - self.value) ** 2)))
 
-    def predict(self, width: Sequence[float]) -> list[Estimate]:
+    def predict(self, width: Numbers) -> list[Estimate]:
         """The law at other widths, with its 95 % band."""
         w = np.asarray(width, dtype=float)
         return [percentiles(v, d) for v, d in zip(self.law(w), self.draws(w).T, strict=True)]
 
 
 def fit_scaling(
-    width: Sequence[float],
-    value: Sequence[float],
+    width: Numbers,
+    value: Numbers,
     draws: Float[Array, "draw sae"] | None = None,
     *,
     n_draws: int = 1000,
@@ -226,7 +230,7 @@ def _leave_one_out(width: Array, value: Array, reference: float) -> Float[Array,
     others = [np.arange(len(width)) != i for i in range(len(width))]
     if any(len(np.unique(width[kept])) < 3 for kept in others):
         return np.full(len(width), np.nan)
-    return np.array([_fit_many(width[kept], value[None, kept], reference).constant[0] for kept in others])
+    return np.concatenate([np.atleast_1d(_fit_many(width[k], value[None, k], reference).constant) for k in others])
 
 
 def _identified(width: Array, value: Array, law: PowerLaw, constant: Estimate) -> str:
@@ -264,14 +268,14 @@ class Level:
         """Whether the interval of the slope holds zero."""
         return self.per_doubling.low <= 0 <= self.per_doubling.high
 
-    def predict(self, width: Sequence[float]) -> list[Estimate]:
+    def predict(self, width: Numbers) -> list[Estimate]:
         """The same level at every width."""
         return [self.level for _ in width]
 
 
 def fit_level(
-    width: Sequence[float],
-    value: Sequence[float],
+    width: Numbers,
+    value: Numbers,
     draws: Float[Array, "draw sae"] | None = None,
     *,
     n_draws: int = 1000,
@@ -302,7 +306,7 @@ class ConstantProfile:
     rms_residual: Float[Array, " constant"]
 
 
-def profile_constant(width: Sequence[float], value: Sequence[float], n: int = 41) -> ConstantProfile:
+def profile_constant(width: Numbers, value: Numbers, n: int = 41) -> ConstantProfile:
     """Fit a and m for each of `n` constants from 0 to just below the smallest value.
 
     Where `rms_residual` is nearly as small over a range of constants, the SAEs cannot tell them apart.

@@ -174,7 +174,7 @@ def constant_slider(curves: pd.DataFrame, points: pd.DataFrame) -> alt.VConcatCh
     `value`, `low`, `high`.
     """
     last = int(curves["index"].max())
-    best = int(curves.loc[curves["rms"].idxmin(), "index"])
+    best = int(curves["index"].iloc[curves["rms"].argmin()])
     at = alt.param(name="at", value=best, bind=alt.binding_range(min=0, max=last, step=1, name="constant: from 0 up "))
     here = alt.datum.index == at
     y_axis = alt.Y("fvu:Q", title="FVU", scale=alt.Scale(zero=True))
