@@ -39,7 +39,7 @@ class ModelRecipe:
     sliding_window: int = 128
     attention_softcap: float = 50.0
     logit_softcap: float = 30.0
-    tokens: int = 26_000_000
+    tokens: int = 19_660_800
     batch_contexts: int = 16
     peak_lr: float = 3e-3
     final_lr_fraction: float = 0.02

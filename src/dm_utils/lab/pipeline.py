@@ -43,7 +43,7 @@ def fast_lab() -> LabRecipe:
         max_ctx_len=64, sliding_window=32, tokens=60 * 8 * 64, batch_contexts=8, warmup_steps=10, checkpoint_steps=20,
         compile=False,
     )  # fmt: skip
-    saes = replace(suite.SaeRecipe(), steps=60, batch_tokens=256, dead_window_steps=20)
+    saes = replace(suite.SaeRecipe(), steps=60, jumprelu_steps=60, batch_tokens=256, dead_window_steps=20)
     ids = ("resid_1_topk_64_l0_4", "att_1_topk_64_l0_4", "resid_1_jumprelu_64_l0_4")
     return LabRecipe(model, saes, ids, package="sae_lens", sae_contexts=200, calibration_contexts=40)
 
@@ -185,7 +185,7 @@ def train_one(work: Path, sae_id: str, recipe: suite.SaeRecipe, device: str = "c
         x = torch.from_numpy(np.load(files["calibration"])).float().to(device)
         report["threshold_factor"] = suite.calibrate_thresholds(sae, x, spec.l0)
     folder = work / "saes" / spec.id
-    suite.save_sae(sae, spec, folder, training_tokens=recipe.steps * recipe.batch_tokens)
+    suite.save_sae(sae, spec, folder, training_tokens=recipe.steps_of(spec) * recipe.batch_tokens)
     report |= suite.health(folder, torch.from_numpy(np.load(files["health"])))
     report["seconds"] = round(time.monotonic() - begun, 1)
     _write(work / "reports" / f"{spec.id}.json", report)

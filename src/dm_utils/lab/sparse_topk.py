@@ -52,26 +52,63 @@ class SparseTopKTrainingSAE(TopKTrainingSAE):
     It needs inputs that the decoder bias is not subtracted from, decoder norms that rescale the selection, and no
     activation normalisation inside the SAE. The factor ‖W_dec‖ of a latent's activation and 1/‖W_dec‖ of its decoder
     row cancel, so they enter the selection only.
+
+    For the first ``anneal_steps`` steps more than k latents may be active: the number falls geometrically from
+    ``k_start`` to k. Wide, sparse SAEs would otherwise leave many latents that never win a place.
+
+    From ``resample_from`` to ``resample_until``, every ``resample_every`` steps, the latents that have long been silent
+    are given a new direction: what the SAE misses of a token, drawn in proportion to the squared error.
     """
+
+    k_start: int = 0
+    anneal_steps: int = 0
+    resample_from: int = 0
+    resample_until: int = 0
+    resample_every: int = 10
+    resample_gain: float = 0.6
+
+    def k_at(self, step: int) -> int:
+        """How many latents are active at a step of training."""
+        if step >= self.anneal_steps or self.k_start <= self.cfg.k:
+            return self.cfg.k
+        return round(self.k_start * (self.cfg.k / self.k_start) ** (step / self.anneal_steps))
 
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         x = step_input.sae_in  # [token, d]
         with torch.no_grad():
             norms = self.W_dec.norm(dim=1)
             hidden_pre = torch.addmm(self.b_enc * norms, x, self.W_enc * norms)  # [token, d_sae]
-            largest, index = hidden_pre.topk(self.cfg.k, sorted=False)  # [token, k]
+            largest, index = hidden_pre.topk(self.k_at(step_input.n_training_steps), sorted=False)  # [token, k]
         values = _Selected.apply(x, self.W_enc, self.b_enc, largest / norms[index], index).relu()
         sae_out = decode_selected(values, index, self.W_dec) + self.b_dec
         mse_loss = (sae_out - x).square().sum(1).mean()
+        self._resample(x, sae_out.detach(), step_input)
         aux_loss = self._dead_latents_loss(x, sae_out, norms, step_input.dead_neuron_mask)
         return TrainStepOutput(
             sae_in=x,
             sae_out=sae_out,
-            feature_acts=self._codes(values.detach(), index),
+            feature_acts=self._codes(values.detach() * norms[index], index),
             hidden_pre=hidden_pre,
             loss=mse_loss + aux_loss,
             losses={"mse_loss": mse_loss, "auxiliary_reconstruction_loss": aux_loss},
         )
+
+    @torch.no_grad()
+    def _resample(self, x: torch.Tensor, sae_out: torch.Tensor, step_input: TrainStepInput) -> None:
+        """Point silent latents at residuals, at most one in four tokens of the batch at a time."""
+        step, dead = step_input.n_training_steps, step_input.dead_neuron_mask
+        due = self.resample_from <= step < self.resample_until and step % self.resample_every == 0
+        if not due or dead is None or not bool(dead.any()):
+            return
+        silent = dead.nonzero().flatten()
+        silent = silent[torch.randperm(len(silent), device=x.device)[: len(x) // 4]]
+        residual = x - sae_out  # [token, d]
+        tokens = torch.multinomial(residual.square().sum(1), len(silent), replacement=False)
+        directions = functional.normalize(residual[tokens], dim=1)  # [silent, d]
+        # Through .data: these rows take no part in the step under way, whose graph must stay valid.
+        self.W_dec.data[silent] = directions
+        self.W_enc.data[:, silent] = self.resample_gain * directions.T
+        self.b_enc.data[silent] = -self.resample_gain * directions @ self.b_dec
 
     def _codes(self, values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         n_tokens, k = index.shape
@@ -85,7 +122,7 @@ class SparseTopKTrainingSAE(TopKTrainingSAE):
         self, x: torch.Tensor, sae_out: torch.Tensor, norms: torch.Tensor, dead: torch.Tensor | None
     ) -> torch.Tensor:
         """SAELens' auxiliary loss: the strongest dead latents reconstruct the residual; only their columns are used."""
-        if dead is None or not bool(dead.any()):
+        if self.cfg.aux_loss_coefficient == 0 or dead is None or not bool(dead.any()):
             return sae_out.new_tensor(0.0)
         columns = dead.nonzero().flatten()
         half = x.shape[1] // 2

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from dm_utils.lab.activations import ActivationBatches
 
@@ -63,7 +64,12 @@ def full_suite() -> tuple[SaeSpec, ...]:
 
 @dataclass(frozen=True)
 class SaeRecipe:
-    """How every SAE of the suite is trained: SAELens' trainer, Adam, warm-up, then linear decay to zero."""
+    """How every SAE of the suite is trained: SAELens' trainer, Adam, warm-up, then linear decay to zero.
+
+    TopK SAEs of ``wide_from`` latents or more would end with many latents that never win a place. They start from
+    directions of the data with decoders of norm 1, so that no latent falls behind before it is first used, and with
+    ``wide_k_start`` active latents, a number that falls to k during the first part of the training.
+    """
 
     steps: int = 1200
     batch_tokens: int = 2048
@@ -74,6 +80,14 @@ class SaeRecipe:
     betas: tuple[float, float] = (0.9, 0.999)
     aux_loss_coefficient: float = 1.0
     dead_window_steps: int = 150
+    wide_from: int = 4096
+    wide_max_l0: int = 8
+    wide_steps: int = 800
+    wide_k_start: int = 64
+    wide_anneal_fraction: float = 0.5
+    wide_encoder_gain: float = 0.05
+    wide_dead_window_steps: int = 40
+    jumprelu_steps: int = 800
     jumprelu_decoder_norm: float = 1.0
     jumprelu_threshold: float = 1.0
     jumprelu_bandwidth: float = 0.5
@@ -81,6 +95,16 @@ class SaeRecipe:
     jumprelu_l0_warmup_fraction: float = 0.5
     jumprelu_pre_act_coefficient: float = 0.01
     seed: int = 0
+
+    def is_wide(self, spec: SaeSpec) -> bool:
+        """Whether an SAE is trained as a wide one."""
+        return spec.architecture == "topk" and spec.d_sae >= self.wide_from and spec.l0 <= self.wide_max_l0
+
+    def steps_of(self, spec: SaeSpec) -> int:
+        """Optimiser steps of an SAE."""
+        if spec.architecture == "jumprelu":
+            return self.jumprelu_steps
+        return self.wide_steps if self.is_wide(spec) else self.steps
 
     def lr(self, d_sae: int) -> float:
         """Peak learning rate: ``lr_at_512 * (512 / d_sae) ** lr_width_exponent``."""
@@ -103,20 +127,24 @@ def train_sae(spec: SaeSpec, batches: ActivationBatches, recipe: SaeRecipe, devi
 
     torch.manual_seed(recipe.seed)
     sae = _new_sae(spec, batches.x.shape[1], recipe, device)
+    wide = recipe.is_wide(spec)
+    steps = recipe.steps_of(spec)
+    if wide:
+        start_from_data(sae, batches, recipe)
     with torch.no_grad():
         mean = (batches.mean * batches.scale).to(device)
         sae.b_dec.copy_(mean)
         sae.b_enc.copy_(-mean @ sae.W_enc)
     config = SAETrainerConfig(
-        total_training_samples=recipe.steps * recipe.batch_tokens,
+        total_training_samples=steps * recipe.batch_tokens,
         train_batch_size_samples=recipe.batch_tokens,
         lr=recipe.lr(spec.d_sae),
         lr_end=recipe.lr(spec.d_sae),
-        lr_warm_up_steps=max(2, int(recipe.warmup_fraction * recipe.steps)),
-        lr_decay_steps=int(recipe.decay_fraction * recipe.steps),
+        lr_warm_up_steps=max(2, int(recipe.warmup_fraction * steps)),
+        lr_decay_steps=int(recipe.decay_fraction * steps),
         adam_beta1=recipe.betas[0],
         adam_beta2=recipe.betas[1],
-        dead_feature_window=recipe.dead_window_steps,
+        dead_feature_window=recipe.wide_dead_window_steps if wide else recipe.dead_window_steps,
         device=device,
         logger=LoggingConfig(log_to_wandb=False),
     )
@@ -131,6 +159,20 @@ def train_sae(spec: SaeSpec, batches: ActivationBatches, recipe: SaeRecipe, devi
                 f"{spec.id}: {name} is not finite after training; lower lr_at_512 ({recipe.lr_at_512})."
             )
     return sae.eval()
+
+
+@torch.no_grad()
+def start_from_data(sae: Any, batches: ActivationBatches, recipe: SaeRecipe) -> None:
+    """Point each latent at one randomly chosen centred activation, and begin with more active latents than k."""
+    generator = torch.Generator().manual_seed(recipe.seed + 7)
+    rows = torch.randperm(len(batches.x), generator=generator)[: sae.cfg.d_sae]
+    directions = functional.normalize(batches.x[rows].float() - batches.mean, dim=1)  # [d_sae, d]
+    sae.W_dec.copy_(directions)
+    sae.W_enc.copy_(recipe.wide_encoder_gain * directions.T)
+    sae.k_start = recipe.wide_k_start
+    sae.anneal_steps = int(recipe.wide_anneal_fraction * recipe.wide_steps)
+    sae.resample_from, sae.resample_until = recipe.wide_dead_window_steps, int(0.75 * recipe.wide_steps)
+    sae.cfg.aux_loss_coefficient = 0.0
 
 
 def _scaled(batches: Iterator[torch.Tensor], scale: float) -> Iterator[torch.Tensor]:
@@ -162,7 +204,7 @@ def _new_sae(spec: SaeSpec, d_in: int, recipe: SaeRecipe, device: str) -> Any:
             jumprelu_init_threshold=recipe.jumprelu_threshold,
             jumprelu_bandwidth=recipe.jumprelu_bandwidth,
             l0_coefficient=recipe.jumprelu_l0_coefficient,
-            l0_warm_up_steps=int(recipe.jumprelu_l0_warmup_fraction * recipe.steps),
+            l0_warm_up_steps=int(recipe.jumprelu_l0_warmup_fraction * recipe.steps_of(spec)),
             pre_act_loss_coefficient=recipe.jumprelu_pre_act_coefficient,
         )
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import re
 import sysconfig
 import warnings
@@ -220,10 +219,8 @@ def pack(documents: Sequence[str], tokenizer: Any, ctx_len: int) -> np.ndarray:
     """
     from tokenizers import Tokenizer
 
-    if isinstance(tokenizer, Path):
-        backend = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    else:
-        backend = Tokenizer.from_str(json.dumps(json.loads(tokenizer.backend_tokenizer.to_str())))
+    from_folder = isinstance(tokenizer, Path)
+    backend = Tokenizer.from_file(str(tokenizer / "tokenizer.json")) if from_folder else tokenizer.backend_tokenizer
     encoded = backend.encode_batch_fast([text + SEPARATOR for text in documents], add_special_tokens=False)
     stream = np.concatenate([np.asarray(one.ids, dtype=np.uint16) for one in encoded])
     n_contexts = len(stream) // (ctx_len - 1)
