@@ -221,20 +221,20 @@ def correlations(recovery: Recovery, masked: float = 0.0) -> dict[tuple[str, str
     Returns
     -------
     dict
-        (noise, estimate) with noise in {"noise_x", "noise_sae"} and estimate in {"dense", "introduced"}.
+        (noise, estimate) with noise in {"noise_x", "noise_sae"} and estimate in {"dense", "introduced"}. A noise with one
+        level only has no correlation and is left out.
     """
     rows = recovery.at(masked)
     found = {}
     for noise, name in product(("noise_x", "noise_sae"), ("dense", "introduced")):
         planted = torch.from_numpy(recovery.cells.loc[rows.numpy(), noise].to_numpy(copy=True))
-        found[noise, name] = as_estimate(_correlate(recovery.select(name, rows), planted))
+        if planted.max() > planted.min():
+            found[noise, name] = as_estimate(_correlate(recovery.select(name, rows), planted))
     return found
 
 
 def _correlate(values: Float[Tensor, "draw cell"], planted: Float[Tensor, " cell"]) -> Float[Tensor, " draw"]:
     a, b = values - values.mean(1, keepdim=True), planted - planted.mean()
-    if not b.square().sum() > 0:
-        raise ValueError("the planted level does not vary: a correlation needs two levels or more.")
     return (a * b).sum(1) / (a.square().sum(1) * b.square().sum()).sqrt()
 
 
@@ -245,7 +245,7 @@ def shares(recovery: Recovery, masked: float = 0.0) -> dict[tuple[str, str], Est
     """
     rows = recovery.at(masked)
     levels = torch.from_numpy(recovery.cells.loc[rows.numpy(), ["noise_x", "noise_sae"]].to_numpy(copy=True))
-    varying = levels.std(0) > 0
+    varying = levels.amax(0) > levels.amin(0)
     design = torch.cat([levels[:, varying], torch.ones(len(levels), 1, dtype=levels.dtype)], 1)
     found: dict[tuple[str, str], Estimate] = {}
     for name in ("dense", "introduced"):

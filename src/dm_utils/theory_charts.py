@@ -12,7 +12,7 @@ from dm_utils.charts import COLORS, INK, chooser, texts
 
 PARTS = {
     "explained": ("explained by the probe", COLORS["linear"]),
-    "shape": ("cost of the weights' law", "#c9a227"),
+    "shape": ("cost of the law of the weights", "#c9a227"),
     "interference": ("cost of interference", "#8c6d46"),
     "superposition": ("cost of superposition", "#5e8f6e"),
 }
@@ -103,12 +103,12 @@ def exact_and_simulated(checks: pd.DataFrame, title: str, digits: str = ".2f") -
 
 def fig14(latents: pd.DataFrame) -> alt.LayerChart:
     """Plot every latent's dot product with a* against the chosen reading of its average weight (Fig. 14)."""
-    names = [name for name in READINGS if name in latents]
-    reading = chooser("reading", [READINGS[name] for name in names], "Against")
+    names = [name for name in ("mean_active", *READINGS) if name in latents]
+    names = list(dict.fromkeys(names))
+    binding = alt.binding_select(options=names, labels=[READINGS[name] for name in names], name="Against ")
+    reading = alt.param(name="reading", value=names[0], bind=binding)
     columns = ["latent", "dot", "dot_low", "dot_high", "probability", "share", *names]
-    table = latents[columns].rename(columns={name: READINGS[name] for name in names})
-    table = table.assign(text=texts(table, "dot", "dot_low", "dot_high")).drop(columns=["dot_low", "dot_high"])
-    base = alt.Chart(table.round(4)).transform_calculate(given="datum[reading]")
+    base = alt.Chart(latents[columns].round(4)).transform_calculate(given="datum[reading]")
     points = base.mark_circle(opacity=0.55).encode(
         x=alt.X("given:Q", title="chosen reading of the latent's average weight"),
         y=alt.Y("dot:Q", title="dot product of the latent with a*"),
@@ -116,7 +116,9 @@ def fig14(latents: pd.DataFrame) -> alt.LayerChart:
         color=alt.value(COLORS["sae"]),
         tooltip=[
             alt.Tooltip("latent:Q", format="d"),
-            alt.Tooltip("text:N", title="dot product"),
+            alt.Tooltip("dot:Q", title="dot product", format=".3f"),
+            alt.Tooltip("dot_low:Q", title="95 % from", format=".3f"),
+            alt.Tooltip("dot_high:Q", title="to", format=".3f"),
             alt.Tooltip("given:Q", title="reading", format=".3f"),
             alt.Tooltip("probability:Q", title="fires on", format=".2%"),
             alt.Tooltip("share:Q", title="share of variance", format=".2%"),
