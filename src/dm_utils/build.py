@@ -222,6 +222,7 @@ def stage(layout: Layout) -> None:
     wanted |= {Path(f"notebooks/{name}.ipynb"): layout.executed / f"{name}.ipynb" for name in chapters(layout)}
     tables = {path for path in (layout.executed / "tables").glob("*.csv")}
     wanted |= {Path("_extra/tables") / path.name: path for path in tables}
+    (layout.source / "_extra").mkdir(parents=True, exist_ok=True)
     for name, path in wanted.items():
         target = layout.source / name
         if not target.exists() or target.read_bytes() != path.read_bytes():

@@ -76,6 +76,16 @@ def chapter(
 
 
 @app.command()
+def profiles() -> None:
+    """List what can be studied."""
+    from .profiles import load_profile, profile_names
+
+    for name in profile_names():
+        p = load_profile(name)
+        typer.echo(f"{name:14} {p.title}: {p.n_layers} layers, layer {p.layer} by default, SAEs near L0 {p.near_l0:g}")
+
+
+@app.command()
 def serve(
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
 ) -> None:
