@@ -139,6 +139,43 @@ def pursuit_codes(
     return gradient_pursuit(x - sae.b_dec.detach().to(x.dtype), sae.W_dec.detach(), l0, **options)  # type: ignore[arg-type]
 
 
+@torch.no_grad()
+def refit_weights(
+    x: Float[Tensor, "token d"],
+    dictionary: Float[Tensor, "atom d"],
+    codes: SparseCodes,
+    *,
+    sweeps: int = 50,
+    block: int = 4096,
+) -> SparseCodes:
+    r"""Keep each token's atoms and give them their best non-negative weights, :math:`\min_{w \ge 0} \|x - D_S^T w\|^2`.
+
+    Coordinate descent on the Gram matrix of each token's atoms, ``sweeps`` times through them; it starts from the weights
+    given, so the error never rises. Each place keeps its index; unused places (weight 0) stay unused.
+
+    Raises
+    ------
+    ValueError
+        As :func:`gradient_pursuit`, or codes of another number of tokens.
+    """
+    _check_arrays(x, dictionary)
+    if codes.indices.shape != codes.weights.shape or len(codes.indices) != len(x):
+        raise ValueError(f"codes are {tuple(codes.indices.shape)} for {len(x)} tokens; give one row per token")
+    refitted = codes.weights.clone()
+    for rows in torch.arange(len(x), device=x.device).split(block):
+        atoms = dictionary[codes.indices[rows]] * (codes.weights[rows] > 0)[..., None]  # [token, k, d]
+        gram, target = atoms @ atoms.mT, torch.einsum("tkd,td->tk", atoms, x[rows])
+        size = gram.diagonal(dim1=1, dim2=2).clone()
+        size[size == 0] = torch.inf  # an unused place never moves
+        weights = codes.weights[rows].clone()
+        for _ in range(sweeps):
+            for k in range(weights.shape[1]):
+                slope = target[:, k] - (gram[:, k] * weights).sum(1)
+                weights[:, k] = (weights[:, k] + slope / size[:, k]).clamp_min(0)
+        refitted[rows] = weights
+    return SparseCodes(codes.indices, refitted)
+
+
 def _pursue_batch(x: Tensor, units: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
     """Pursue tokens sorted by falling ``steps`` on unit atoms; return support and weights ``[token, steps[0]]``."""
     n_token, width = len(x), int(steps[0])
