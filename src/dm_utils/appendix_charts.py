@@ -197,8 +197,14 @@ def named(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     """Add the titles that charts show: `name`, `norm`, `pair`, `text`."""
     norm = table["power"].map({1: "norms", 2: "squared norms"})
     pair = [f"{small:,} → {large:,}" for small, large in zip(table["small"], table["large"], strict=True)]
-    text = texts(table, "decrease", "decrease_low", "decrease_high")
+    text = percents(table, "decrease")
     return table.assign(name=table["second"].map(dict(names)), norm=norm, pair=pair, text=text).round(5)
+
+
+def percents(table: pd.DataFrame, name: str) -> list[str]:
+    """Write percentages with their intervals to two decimals, never as minus zero."""
+    columns = (table[f"{name}{end}"].round(2) + 0.0 for end in ("", "_low", "_high"))
+    return [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in zip(*columns, strict=True)]
 
 
 def second_regressors(table: pd.DataFrame, names: Mapping[str, str]) -> alt.LayerChart:

@@ -137,17 +137,25 @@ def survival_table(pairs: PairStudy, cross: bool = True) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def beyond_table(pairs: PairStudy, intercept: bool = True) -> pd.DataFrame:
-    """What each part of the error adds to Eq. 13 when the other part is already there, in percent of the FVU.
+BEYOND = {
+    "nonlinear_given_linear": ("nonlinear", "linear"),
+    "linear_given_nonlinear": ("linear", "nonlinear"),
+    "nonlinear_given_curve": ("nonlinear", "curve"),
+    "linear_given_curve": ("linear", "curve"),
+}
 
-    Columns: `small, large`, and `nonlinear` (given linear), `linear` (given nonlinear), each with `_low` and `_high`.
+
+def beyond_table(pairs: PairStudy, intercept: bool = True) -> pd.DataFrame:
+    """What a part of the error adds to Eq. 13 when another regressor is already there, in percent of the FVU.
+
+    Columns: `small, large`, and the names of `BEYOND` (second regressor, given regressor), with `_low` and `_high`.
     """
     table = pd.DataFrame()
-    for part, other in (("nonlinear", "linear"), ("linear", "nonlinear")):
+    for name, (part, other) in BEYOND.items():
         found = decrease_table(pairs, intercept, given=[other])
         found = found[found["second"] == part].set_index(["small", "large"])
         for end in ("", "_low", "_high"):
-            table[f"{part}{end}"] = found[f"decrease{end}"]
+            table[f"{name}{end}"] = found[f"decrease{end}"]
     return table.reset_index()
 
 
