@@ -16,13 +16,13 @@ from dm_utils.moments import empirical_moments
 from dm_utils.norm_theory import NormProbe
 
 LAWS = {
-    "constant (Bernoulli)": ("bernoulli", 1.0),
     "gamma, shape 4": ("gamma", 4.0),
+    "constant (Bernoulli)": ("bernoulli", 1.0),
     "lognormal, σ = 0.5": ("lognormal", 0.5),
     "Poisson count": ("poisson", 1.0),
     "exponential": ("exponential", 1.0),
 }
-CROWDING = {"half as many as dimensions": 0.5, "4 per dimension": 4, "16 per dimension": 16}
+CROWDING = {"4 per dimension": 4, "16 per dimension": 16, "half as many as dimensions": 0.5}
 SIGNS = {"all positive": "same", "mixed": "mixed"}
 COSINES = (0.0, 0.3, 0.6, 0.9, 0.99)
 FRACTIONS = tuple(i / 12 for i in range(13))
@@ -68,9 +68,7 @@ def random_curves(
         p = synthetic.power_law_frequencies(len(dictionary), l0_share * d, exponent)
         variance = synthetic.law_moments("exponential", p).variance
         curve = masking.masked_curve(dictionary, variance, synthetic.mask_order(p, order, seed), FRACTIONS)
-        frames.append(
-            curve.assign(case=f"frequencies ∝ rank^-{exponent:g}" if exponent else "equal frequencies", order=order)
-        )
+        frames.append(curve.assign(case=f"exponent {exponent:g}" if exponent else "equal frequencies", order=order))
     return pd.concat(frames, ignore_index=True)
 
 

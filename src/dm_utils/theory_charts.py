@@ -32,10 +32,10 @@ ESTIMATES = {
 SHARE = alt.Axis(format="%")
 
 
-def _slider(name: str, levels: Sequence[float], title: str) -> alt.Parameter:
+def _slider(name: str, levels: Sequence[float], title: str, start: int | None = None) -> alt.Parameter:
     step = min((b - a for a, b in itertools.pairwise(levels)), default=1.0)
     binding = alt.binding_range(min=min(levels), max=max(levels), step=step, name=f"{title} ")
-    return alt.param(name=name, value=levels[len(levels) // 2], bind=binding)
+    return alt.param(name=name, value=levels[len(levels) // 2 if start is None else start], bind=binding)
 
 
 def _near(field: str, parameter: alt.Parameter) -> str:
@@ -179,7 +179,7 @@ def fig15(table: pd.DataFrame) -> alt.LayerChart:
 
 def planted_recovered(table: pd.DataFrame) -> alt.FacetChart:
     """Plot each estimate against the planted amount it should equal, the other noise fixed by a slider (Fig. 15, bottom)."""
-    other = _slider("other", sorted(table["noise_x"].unique()), "The other noise")
+    other = _slider("other", sorted(table["noise_x"].unique()), "The other noise", start=0)
     rows = []
     for noise, held in (("noise_x", "noise_sae"), ("noise_sae", "noise_x")):
         for key, (name, _) in ESTIMATES.items():
@@ -207,10 +207,11 @@ def planted_recovered(table: pd.DataFrame) -> alt.FacetChart:
 def shares_by_law(table: pd.DataFrame) -> alt.FacetChart:
     """Plot what share of a planted noise each estimate takes, for every law of the noise.
 
-    ``table`` has ``noise, law, estimate, value, low, high``; one panel per noise.
+    ``table`` is what :func:`dm_utils.planting.by_law` returns; one panel per noise.
     """
     names, colors = zip(*ESTIMATES.values(), strict=True)
-    shown = table.assign(text=texts(table, "value", "low", "high")).round(4)
+    title = {"introduced": names[0], "dense": names[1]}
+    shown = table.assign(estimate=table["estimate"].map(title), text=texts(table, "value", "low", "high")).round(4)
     color = alt.Color("estimate:N", title=None, scale=alt.Scale(domain=names, range=colors))
     y = alt.Y("law:N", title=None, sort=list(dict.fromkeys(table["law"])), axis=alt.Axis(labelLimit=220))
     base = alt.Chart().encode(y=y, color=color, yOffset="estimate:N")
@@ -236,7 +237,12 @@ def curves(table: pd.DataFrame, title: str) -> alt.LayerChart:
     cases = list(dict.fromkeys(table["case"]))
     encoding = {
         "x": alt.X("fvu:Q", title="FVU: share of the variance masked", axis=SHARE, scale=alt.Scale(domain=[0, 1])),
-        "color": alt.Color("case:N", title=title, sort=cases, legend=alt.Legend(orient="bottom", columns=1)),
+        "color": alt.Color(
+            "case:N",
+            title=title,
+            sort=cases,
+            legend=alt.Legend(orient="bottom", columns=1, titleLimit=500, labelLimit=500),
+        ),
         "opacity": alt.condition(picked, alt.value(1), alt.value(0.12)),
     }
     line = base.mark_line(point=alt.OverlayMarkDef(size=40)).encode(
