@@ -1,49 +1,19 @@
 """Specification of splicing (Section 5.3): what is replaced, what it costs, and that nothing else changes."""
 
-import contextlib
-import io
-
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_models import ARCHITECTURES, VOCABULARY, boot
 
 from dm_utils import splice as module
 from dm_utils.splice import splice
 
-VOCABULARY, N_CONTEXT, CTX_LEN = 97, 3, 24
+N_CONTEXT, CTX_LEN = 3, 24
 SITES = ["blocks.1.hook_resid_post", "blocks.1.hook_mlp_out", "blocks.2.attn.hook_z"]
 
 
-def random_model(architecture):
-    """A randomly initialised model of four layers and width 32, of the architectures that the profiles use."""
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    torch.manual_seed(0)
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
-    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
-    if architecture == "gemma2":
-        config = Gemma2Config(**sizes, head_dim=8, sliding_window=8, query_pre_attn_scalar=8, initializer_range=0.2)
-        return Gemma2ForCausalLM(config)
-    if architecture == "llama":
-        return LlamaForCausalLM(LlamaConfig(**sizes, initializer_range=0.2))
-    config = GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=64, initializer_range=0.2)
-    return GPT2LMHeadModel(config)
-
-
-@pytest.fixture(scope="module", params=["gemma2", "llama", "gpt2"])
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def model(request, tmp_path_factory):
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformer_lens.model_bridge import TransformerBridge
-
-    folder = tmp_path_factory.mktemp(request.param)
-    random_model(request.param).save_pretrained(folder)
-    words = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w0", eos_token="w1", unk_token="w0").save_pretrained(
-        folder
-    )
-    with contextlib.redirect_stdout(io.StringIO()):
-        return TransformerBridge.boot_transformers(str(folder), device="cpu", dtype=torch.float32).eval()
+    return boot(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")

@@ -219,11 +219,10 @@ def arithmetic_r2(
 
     Uses the second moments of the two only. ``scale`` asks what it would be if the noise in the regressor were larger.
     """
-    sigma_a, sigma_r = (torch.cov(part.double().T) for part in (affine, noise))
-    sigma_s = sigma_a + scale**2 * sigma_r
-    explained = (scale**2 * sigma_r @ torch.linalg.solve(sigma_s, sigma_r)).diagonal()
-    variance = sigma_r.diagonal()
-    return float((explained / variance).mean()), float(explained.sum() / variance.sum())
+    sigma_a, sigma_r = (torch.atleast_2d(torch.cov(part.double().T)) for part in (affine, noise))
+    inverse = torch.linalg.pinv(sigma_a + scale**2 * sigma_r, hermitian=True)
+    explained, variance = (scale**2 * sigma_r @ inverse @ sigma_r).diagonal(), sigma_r.diagonal()
+    return float((explained / variance).nanmean()), float(explained.sum() / variance.sum())
 
 
 # --- the residual identity ---------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 
 from dm_utils import saes
 from dm_utils.breakdown import WidthFits, breakdown, fvu_draws
-from dm_utils.decomposition import SCALARS
-from dm_utils.pursuit import SparseCodes, pursuit_codes
-from dm_utils.regression import Estimate
+from dm_utils.decomposition import SCALARS, total_variance
+from dm_utils.pursuit import SparseCodes, gradient_pursuit, pursuit_codes, refit_weights
+from dm_utils.regression import Bootstrap, Estimate
 from dm_utils.scaling import percentiles
 from dm_utils.store import file_sha256
 
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from dm_utils.saes import SaeRef
     from dm_utils.store import Arrays
     from dm_utils.study import Study
+
+
+ENCODERS = {"pursuit": "gradient pursuit", "refit": "the encoder's latents, best weights"}
 
 
 def pursue(
@@ -48,42 +51,68 @@ def pursue(
     return codes, reconstruct(sae, x, codes)
 
 
+def refit(sae: SAE[Any], x: Float[Tensor, "token d"]) -> tuple[SparseCodes, Float[Tensor, "token d"]]:
+    """Keep the latents that the SAE's own encoder chose and give them their best non-negative weights."""
+    x = x.to(sae.W_dec.dtype)
+    own = padded(sae, saes.codes(sae, x))
+    codes = refit_weights(sae.run_time_activation_norm_fn_in(x) - sae.b_dec, sae.W_dec, own)
+    return codes, reconstruct(sae, x, codes)
+
+
 @torch.no_grad()
 def reconstruct(sae: SAE[Any], x: Float[Tensor, "token d"], codes: SparseCodes) -> Float[Tensor, "token d"]:
-    """The reconstruction of pursued codes, in the space of x."""
+    """The reconstruction of codes, in the space of x."""
     sae.run_time_activation_norm_fn_in(x)  # it remembers the scale that the way out undoes
     return sae.run_time_activation_norm_fn_out(codes.decode(sae.W_dec, sae.b_dec))
 
 
-def pursued_result(study: Study, ref: SaeRef) -> tuple[dict[str, Any], Arrays]:
-    """The decomposition of one pursued SAE, kept in the store: metrics with intervals, and per-token scalars.
+def padded(sae: SAE[Any], codes: saes.Codes) -> SparseCodes:
+    """An encoder's codes as rows of equal length, in weights of the decoder's rows as they are."""
+    values = codes.values
+    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+        values = values / sae.W_dec.norm(dim=-1)[codes.indices]
+    l0 = codes.l0
+    token = torch.repeat_interleave(torch.arange(len(l0), device=l0.device), l0)
+    place = torch.arange(len(token), device=l0.device) - codes.offsets[token]
+    indices = torch.zeros(len(l0), int(l0.max()), dtype=torch.int64, device=l0.device)
+    weights = torch.zeros(indices.shape, dtype=values.dtype, device=l0.device)
+    indices[token, place], weights[token, place] = codes.indices, values
+    return SparseCodes(indices, weights)
 
-    The data also holds `shared_support`: the mean share of a token's pursued latents that its encoder uses, too.
+
+def encoded_result(study: Study, ref: SaeRef, encoder: str = "pursuit") -> tuple[dict[str, Any], Arrays]:
+    """The decomposition of one SAE under another encoder of `ENCODERS`, kept in the store: metrics, per-token scalars.
+
+    The data also holds `shared_support`: the mean share of a token's latents that the SAE's own encoder uses, too.
     """
-    files = [file_sha256(Path(__file__).with_name(name)) for name in ("pursuit.py", Path(__file__).name)]
-    key = {"encoder": study.result_key(ref), "pursuit": files}
+    encode = {"pursuit": pursue, "refit": refit}[encoder]
+    key = {"of": study.result_key(ref), "encoder": encoder, "maths": _maths()}
 
     def compute() -> tuple[Any, Arrays]:
         sae, site = study.load_sae(ref), study.site(ref.layer, ref.component)
         kept: dict[int, SparseCodes] = {}
         shared = torch.zeros(len(site.x))
-        bar = tqdm(total=len(site.x), desc=f"pursuing {ref.id}", unit="token", leave=False)
+        bar = tqdm(total=len(site.x), desc=f"{encoder} {ref.id}", unit="token", leave=False)
 
         def sae_out(rows: slice, x: Tensor) -> Tensor:
             if rows.start in kept:
                 return reconstruct(sae, x, kept[rows.start])
-            kept[rows.start], out = pursue(sae, x)
+            kept[rows.start], out = encode(sae, x)
             shared[rows] = shared_support(kept[rows.start], saes.codes(sae, x), ref.d_sae).cpu()
             bar.update(len(x))
             return out
 
-        result = site.decomposer.run(sae_out, name=f"pursuit on {ref.id}")
+        result = site.decomposer.run(sae_out, name=f"{encoder} on {ref.id}")
         bar.close()
         metrics = {name: [_plain(e.value), _plain(e.low), _plain(e.high)] for name, e in result.metrics.items()}
         scalars = {name: result.scalars[name].numpy() for name in SCALARS}
         return {"metrics": metrics, "shared_support": float(shared.mean())}, scalars
 
-    return study.store.get_or_compute("pursuit", key, compute)
+    return study.store.get_or_compute("encoder", key, compute)
+
+
+def _maths() -> list[str]:
+    return [file_sha256(Path(__file__).with_name(name)) for name in ("pursuit.py", Path(__file__).name)]
 
 
 def shared_support(pursued: SparseCodes, encoded: saes.Codes, d_sae: int) -> Float[Tensor, " token"]:
@@ -98,47 +127,48 @@ def _plain(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def measure(study: Study, refs: Sequence[SaeRef]) -> pd.DataFrame:
-    """One row per SAE as `Study.measure` gives it, with the metrics of the pursued reconstructions instead."""
+def measure(study: Study, refs: Sequence[SaeRef], encoder: str = "pursuit") -> pd.DataFrame:
+    """One row per SAE as `Study.measure` gives it, with the metrics of another encoder's reconstructions instead."""
     table = study.measure(refs)
-    rows = [pursued_result(study, ref)[0] for ref in tqdm(refs, desc="pursuit", unit="SAE", leave=False)]
+    rows = [encoded_result(study, ref, encoder)[0] for ref in tqdm(refs, desc=encoder, unit="SAE", leave=False)]
     for name in rows[0]["metrics"] if rows else ():
         for i, tail in enumerate(("", "_low", "_high")):
             table[f"{name}{tail}"] = [row["metrics"][name][i] for row in rows]
-    return table.assign(shared_support=[row["shared_support"] for row in rows])
+    return table.assign(shared_support=[row["shared_support"] for row in rows], encoder=ENCODERS[encoder])
 
 
 @dataclass(frozen=True)
 class PairedNorms:
-    """Squared norms [sae, token] of the errors of several SAEs at one site, by their encoder and by pursuit."""
+    """Squared norms [sae, token] of the errors of several SAEs at one site, by their own encoder and by another."""
 
     widths: list[int]
-    encoder: dict[str, Float[Tensor, "sae token"]]
-    pursuit: dict[str, Float[Tensor, "sae token"]]
+    own: dict[str, Float[Tensor, "sae token"]]
+    other: dict[str, Float[Tensor, "sae token"]]
 
 
-def paired_norms(study: Study, refs: Sequence[SaeRef]) -> PairedNorms:
-    """Per-token squared norms of the error and of its parts, before and after."""
+def paired_norms(study: Study, refs: Sequence[SaeRef], encoder: str = "pursuit") -> PairedNorms:
+    """Per-token squared norms of the error and of its parts, before and after the encoder is replaced."""
     names = ("error_norm2", "linear_norm2", "nonlinear_norm2")
 
     def stack(scalars: Sequence[Arrays]) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.stack([s[name] for s in scalars])) for name in names}
 
     before = stack([study.token_scalars(ref) for ref in refs])
-    return PairedNorms([ref.d_sae for ref in refs], before, stack([pursued_result(study, ref)[1] for ref in refs]))
+    after = stack([encoded_result(study, ref, encoder)[1] for ref in refs])
+    return PairedNorms([ref.d_sae for ref in refs], before, after)
 
 
-def changes(study: Study, refs: Sequence[SaeRef]) -> pd.DataFrame:
-    """What pursuit changes, paired over tokens: one row per SAE, each metric with its 95 % interval.
+def changes(study: Study, refs: Sequence[SaeRef], encoder: str = "pursuit") -> pd.DataFrame:
+    """What another encoder changes, paired over tokens: one row per SAE, each metric with its 95 % interval.
 
     `fvu_drop` and `fvu_nonlinear_drop` are absolute (the second is the encoder error of Fig. 1); `*_drop_relative` are
     shares of the encoder's value; `linear_drop_share` is the share of the drop of FVU that the linear part accounts for.
     """
-    norms, design = paired_norms(study, refs), study.site(refs[0].layer, refs[0].component).design
+    norms, design = paired_norms(study, refs, encoder), study.site(refs[0].layer, refs[0].component).design
     p, found = study.profile, {}
     for name in ("error_norm2", "nonlinear_norm2"):
-        before = fvu_draws(design, norms.encoder[name], p.n_bootstrap, p.seed)
-        after = fvu_draws(design, norms.pursuit[name], p.n_bootstrap, p.seed)
+        before = fvu_draws(design, norms.own[name], p.n_bootstrap, p.seed)
+        after = fvu_draws(design, norms.other[name], p.n_bootstrap, p.seed)
         found[name] = [(b - a, b) for a, b in zip(after, before, strict=True)]
     pairs = {"fvu": found["error_norm2"], "fvu_nonlinear": found["nonlinear_norm2"]}
     columns: dict[str, list[Estimate]] = {}
@@ -154,6 +184,74 @@ def changes(study: Study, refs: Sequence[SaeRef]) -> pd.DataFrame:
     ends = {"": "value", "_low": "low", "_high": "high"}
     wide = {f"{n}{tail}": [getattr(e, end) for e in v] for n, v in columns.items() for tail, end in ends.items()}
     return study.measure(refs).assign(**wide)
+
+
+# --- how much of it any dictionary could do -----------------------------------------------------------------
+
+
+def gaussian_twin(x: Float[Tensor, "token d"], n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
+    """Draw ``n`` Gaussian vectors with the mean and covariance of the rows of x."""
+    values, vectors = torch.linalg.eigh(torch.cov(x.double().T))
+    root = vectors * values.clamp_min(0).sqrt()
+    return (torch.randn(n, x.shape[1], generator=rng, dtype=torch.float64) @ root.T).to(x) + x.mean(0)
+
+
+def dictionary_controls(study: Study, ref: SaeRef, n_tokens: int = 4096) -> pd.DataFrame:
+    """FVU of pursuit where it can find no learned feature, on the first held-out tokens of the site.
+
+    Returns
+    -------
+    DataFrame
+        ``case, fvu, fvu_low, fvu_high``, each pursued with the same L0s: ``trained``, x on the SAE's dictionary;
+        ``random``, x on as many random unit atoms, drawn with the covariance of x, with the mean of x as bias; ``twin``,
+        a Gaussian twin of x on the SAE's dictionary; and ``encoder``, x by the SAE's own encoder.
+    """
+    key = {"of": study.result_key(ref), "n_tokens": n_tokens, "maths": _maths()}
+
+    def compute() -> tuple[Any, None]:
+        sae, site = study.load_sae(ref), study.site(ref.layer, ref.component)
+        rows = (~site.split.fit).nonzero().squeeze(1)[:n_tokens]
+        known, rng = site.x[site.split.fit], torch.Generator().manual_seed(study.profile.seed)
+        x, twin = site.x[rows].to(sae.W_dec.device), gaussian_twin(known, len(rows), rng).to(sae.W_dec.device)
+        l0, bias = saes.codes(sae, x).l0, known.mean(0).to(x)
+        atoms = torch.nn.functional.normalize(gaussian_twin(known - known.mean(0), ref.d_sae, rng), dim=1).to(x)
+        cases = {"trained": (x, pursue(sae, x)[1]), "twin": (twin, pursue(sae, twin, l0)[1])}
+        cases["random"] = (x, gradient_pursuit(x - bias, atoms, l0).decode(atoms, bias))
+        cases["encoder"] = (x, saes.reconstruct(sae, x))
+        p, context = study.profile, site.context[rows]
+        found = {name: fvu_of(*pair, context, p.n_bootstrap, p.seed) for name, pair in cases.items()}
+        return {name: [e.value, e.low, e.high] for name, e in found.items()}, None
+
+    data = study.store.get_or_compute("pursuit_controls", key, compute)[0]
+    return pd.DataFrame([[name, *e] for name, e in data.items()], columns=["case", "fvu", "fvu_low", "fvu_high"])
+
+
+def fvu_of(
+    x: Float[Tensor, "token d"],
+    sae_out: Float[Tensor, "token d"],
+    context: Int[Tensor, " token"],
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """FVU of a reconstruction over all given tokens, with its interval over contexts."""
+    index = torch.unique(context, return_inverse=True)[1]
+    centred, error = (x - x.mean(0)).double().cpu(), (x - sae_out).double().cpu()
+    columns = {
+        "n": torch.ones(len(x), 1),
+        "x": centred,
+        "x2": centred**2,
+        "error2": error.square().sum(1, keepdim=True),
+    }
+    sums = {
+        name: torch.zeros(int(index.max()) + 1, values.shape[1], dtype=torch.float64).index_add_(
+            0, index, values.double()
+        )
+        for name, values in columns.items()
+    }
+    return Bootstrap(sums, n_bootstrap, seed).estimate(lambda s: s["error2"][:, 0] / total_variance(s))
+
+
+# --- Figure 1 with its fourth part --------------------------------------------------------------------------
 
 
 def breakdown_with_encoder(before: WidthFits, after: WidthFits, widths: Sequence[float]) -> pd.DataFrame:
