@@ -12,12 +12,17 @@ N_GROUPS = 20
 
 
 def groups(context: Int[Tensor, " token"], n_groups: int = N_GROUPS) -> Int[Tensor, " token"]:
-    """Put whole contexts into ``n_groups`` groups, in order. Raises ``ValueError`` if there are fewer contexts than groups."""
+    """Put whole contexts into ``n_groups`` groups, in order; as many groups as contexts if those are fewer.
+
+    Raises ``ValueError`` with fewer than five contexts.
+    """
     ids = torch.unique(context, return_inverse=True)[1]
     n_contexts = int(ids.max()) + 1
-    if n_contexts < n_groups:
-        raise ValueError(f"{n_contexts} contexts cannot make {n_groups} groups; give more contexts.")
-    return ids * n_groups // n_contexts
+    if n_contexts < 5:
+        raise ValueError(
+            f"{n_contexts} contexts are too few for an interval; give five or more (n_contexts, n_tokens)."
+        )
+    return ids * min(n_groups, n_contexts) // n_contexts
 
 
 def second_moments(

@@ -71,7 +71,7 @@ class Refits:
 
 
 def refit(sample: LatentSample, n_groups: int = jackknife.N_GROUPS) -> Refits:
-    """Fit a* on centred moments, once per left-out group. Raises ``ValueError`` with fewer contexts than groups."""
+    """Fit a* on centred moments, once per left-out group. Raises ``ValueError`` with fewer than five contexts."""
     norm2 = sample.sae_out.double().square().sum(1, keepdim=True)
     rows = torch.cat([sample.sae_out.double(), norm2, torch.ones_like(norm2)], dim=1)
     sums = jackknife.second_moments(rows, jackknife.groups(sample.context, n_groups))
