@@ -236,8 +236,3 @@ def _write(file: Path, record: Any) -> None:
     temporary = file.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     os.replace(temporary, file)
-
-
-def _one_thread(device: str) -> None:
-    if device == "cpu":
-        torch.set_num_threads(1)

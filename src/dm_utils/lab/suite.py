@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
@@ -66,9 +67,9 @@ def full_suite() -> tuple[SaeSpec, ...]:
 class SaeRecipe:
     """How every SAE of the suite is trained: SAELens' trainer, Adam, warm-up, then linear decay to zero.
 
-    TopK SAEs of ``wide_from`` latents or more would end with many latents that never win a place. They start from
-    directions of the data with decoders of norm 1, so that no latent falls behind before it is first used, and with
-    ``wide_k_start`` active latents, a number that falls to k during the first part of the training.
+    TopK SAEs that are wide for their L0 would end with many latents that never win a place. They start from directions
+    of the data with decoders of norm 1, so that no latent falls behind before it is first used, with ``wide_k_start``
+    active latents, a number that falls to k, and silent latents are resampled instead of having an auxiliary loss.
     """
 
     steps: int = 1200
@@ -82,9 +83,11 @@ class SaeRecipe:
     dead_window_steps: int = 150
     wide_from: int = 4096
     wide_max_l0: int = 8
+    wide_always_l0: int = 4
     wide_steps: int = 800
     wide_k_start: int = 64
     wide_anneal_fraction: float = 0.5
+    wide_resample_until: float = 0.75
     wide_encoder_gain: float = 0.05
     wide_dead_window_steps: int = 40
     jumprelu_steps: int = 800
@@ -97,8 +100,9 @@ class SaeRecipe:
     seed: int = 0
 
     def is_wide(self, spec: SaeSpec) -> bool:
-        """Whether an SAE is trained as a wide one."""
-        return spec.architecture == "topk" and spec.d_sae >= self.wide_from and spec.l0 <= self.wide_max_l0
+        """Whether an SAE is trained as a wide one: at small L0 from a certain width on, at the smallest L0 always."""
+        limits = ((self.wide_from, self.wide_max_l0), (0, self.wide_always_l0))
+        return spec.architecture == "topk" and any(spec.d_sae >= width and spec.l0 <= l0 for width, l0 in limits)
 
     def steps_of(self, spec: SaeSpec) -> int:
         """Optimiser steps of an SAE."""
@@ -171,7 +175,10 @@ def start_from_data(sae: Any, batches: ActivationBatches, recipe: SaeRecipe) -> 
     sae.W_enc.copy_(recipe.wide_encoder_gain * directions.T)
     sae.k_start = recipe.wide_k_start
     sae.anneal_steps = int(recipe.wide_anneal_fraction * recipe.wide_steps)
-    sae.resample_from, sae.resample_until = recipe.wide_dead_window_steps, int(0.75 * recipe.wide_steps)
+    sae.resample_from, sae.resample_until = (
+        recipe.wide_dead_window_steps,
+        int(recipe.wide_resample_until * recipe.wide_steps),
+    )
     sae.cfg.aux_loss_coefficient = 0.0
 
 
@@ -214,10 +221,7 @@ def _new_sae(spec: SaeSpec, d_in: int, recipe: SaeRecipe, device: str) -> Any:
 def calibrate_thresholds(sae: Any, x: torch.Tensor, l0: float) -> float:
     """Multiply a JumpReLU SAE's thresholds by one factor so that it has the wanted L0 on ``x`` [token, d].
 
-    Returns
-    -------
-    float
-        The factor (found by bisection on its logarithm, between 1/4 and 4).
+    Returns the factor, found by bisection between 1/4 and 4.
 
     Raises
     ------
@@ -244,9 +248,8 @@ def calibrate_thresholds(sae: Any, x: torch.Tensor, l0: float) -> float:
 
 def save_sae(sae: Any, spec: SaeSpec, folder: Path, **metadata: Any) -> None:
     """Save in SAELens' inference format (``cfg.json``, ``sae_weights.safetensors``), the weights as float16."""
-    for name in list(sae.cfg.metadata.keys()):
-        if name not in ("sae_lens_version", "sae_lens_training_version"):
-            delattr(sae.cfg.metadata, name)
+    for name in set(sae.cfg.metadata.keys()) - {"sae_lens_version", "sae_lens_training_version"}:
+        delattr(sae.cfg.metadata, name)
     site = {"model_name": MODEL_NAME, "hook_name": spec.hook_name, "hook_layer": spec.layer, "near_l0": spec.l0}
     for name, value in {**site, "prepend_bos": True, **metadata}.items():
         sae.cfg.metadata[name] = value
@@ -291,6 +294,6 @@ def health(folder: Path, x: torch.Tensor, block: int = 8192) -> dict[str, float]
         active += (codes > 0).sum().item()
     total = (x.double() - x.double().mean(0)).square().sum().item()
     result = {"fvu": error / total, "l0": active / len(x), "dead_fraction": 1 - fired.double().mean().item()}
-    if not all(torch.isfinite(torch.tensor(list(result.values())))):
+    if not np.isfinite(list(result.values())).all():
         raise FloatingPointError(f"{folder.name}: the health check gives {result}.")
     return result
