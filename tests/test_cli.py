@@ -59,7 +59,7 @@ def test_every_profile_is_listed() -> None:
 
 def test_a_notebook_is_cleared_for_a_commit(tmp_path: Path) -> None:
     path = tmp_path / "a.ipynb"
-    kept = new_code_cell("x = 1", metadata={"tags": ["parameters"], "execution": {"took": 3}}, execution_count=4)
+    kept = new_code_cell("x = 1", metadata={"tags": ["parameters"], "collapsed": True}, execution_count=4)
     kept.outputs = [new_output("stream", name="stdout", text="private")]
     injected = new_code_cell("x = 2", metadata={"tags": ["injected-parameters"]})
     nbformat.write(new_notebook(cells=[kept, injected], metadata={"papermill": {"output_path": "/home/me"}}), path)
