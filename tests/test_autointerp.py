@@ -12,6 +12,7 @@ from dm_utils.autointerp import (
     accuracy_difference,
     balanced,
     interpret,
+    some_latents,
 )
 from dm_utils.text_windows import Activity, Examples, Plan, window_rows
 from dm_utils.token_rules import Pattern, Rule, TokenSets, learn_rule
@@ -182,6 +183,16 @@ def test_a_scorer_that_skips_a_window_is_an_error():
 
     with pytest.raises(ValueError, match="1 decisions for 50 windows"):
         interpret(activity_of(text()[0] == WALK), Short(), Short())
+
+
+def test_some_latents_are_drawn_from_the_alive_ones_by_the_seed():
+    ids = text()[0]
+    activity = activity_of(*(ids == t for t in range(12)), np.zeros(len(ids), bool), ids == 20)
+    assert some_latents(activity, 100).tolist() == [*range(12), 13]
+    drawn = some_latents(activity, 5, seed=1)
+    assert len(set(drawn.tolist())) == 5 and (np.diff(drawn) > 0).all() and 12 not in drawn
+    assert np.array_equal(drawn, some_latents(activity, 5, seed=1))
+    assert not np.array_equal(drawn, some_latents(activity, 5, seed=2))
 
 
 def test_workers_change_nothing():

@@ -165,6 +165,7 @@ def test_a_figure_needs_a_caption_and_an_alt_text(chapter: Chapter) -> None:
 
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PICTURES_ONLY = {"04_4_per_token"}  # the paper reports no number here, so the chapter compares statements
 OF_THE_BOOK = {"intro", "lab_model"}  # these follow no section of the paper, so they have nothing to compare
 
 
@@ -177,7 +178,7 @@ def test_a_chapter_has_the_shape_of_a_chapter(path: Path) -> None:
     assert book["metadata"]["kernelspec"]["name"] == "python3"
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code), "committed without outputs"
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
-    assert sum(f'dm.Chapter("{path.stem}", globals())' in source for source in sources) == 1
+    assert sum(f'dm.Chapter("{path.stem}", globals()' in source for source in sources) == 1
     assert max(source.count("\n") + 1 for source in sources) <= 25, "a cell fits on a screen"
     assert not any(line.startswith("def ") for source in sources for line in source.splitlines()), (
         "functions live in dm_utils"
@@ -185,7 +186,8 @@ def test_a_chapter_has_the_shape_of_a_chapter(path: Path) -> None:
     assert prose.startswith("# "), "the first cell is the title"
     calls = ["chapter.download()", "chapter.figure("]
     if path.stem not in OF_THE_BOOK:
-        calls.append("chapter.compare()")
+        if path.stem not in PICTURES_ONLY:
+            calls.append("chapter.compare()")
         assert "What was learned" in prose and "Try it" in prose
     for call in calls:
         assert any(call in source for source in sources), call

@@ -21,7 +21,7 @@ def tokenizer(lab):
 
 
 def test_packing_is_the_one_that_the_lab_was_trained_with(tokenizer):
-    documents = evaluation_text(300)
+    documents = evaluation_text()[:300]
     ours = np.stack(list(corpus.pack(documents, tokenizer, 64)))
     np.testing.assert_array_equal(ours, lab_pack(documents, tokenizer, 64))
 

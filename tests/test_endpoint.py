@@ -27,7 +27,15 @@ from dm_utils.endpoint import (
     key_from_environment,
     retry_after,
 )
-from dm_utils.lm_interp import LMExplainer, LMScorer, estimate_cost, read_decisions, read_sentence
+from dm_utils.lm_interp import (
+    LIMITS,
+    LMExplainer,
+    LMScorer,
+    estimate_cost,
+    make_judge,
+    read_decisions,
+    read_sentence,
+)
 from dm_utils.store import Store
 from dm_utils.text_windows import Activity, Examples, Plan
 
@@ -455,6 +463,20 @@ def test_the_estimate_bounds_what_is_sent(serve, tmp_path):
     assert characters / 3.5 <= cost.prompt_tokens <= 1.5 * characters / 3.5
     assert cost.completion_tokens == sum(b["max_tokens"] for b in server.bodies)
     assert str(cost).startswith("24 requests, about ")
+
+
+def test_the_judge_is_the_model_at_the_address_or_the_rules_when_there_is_none(serve, tmp_path):
+    server, activity = serve(oracle), planted()
+    rules = make_judge(VOCABULARY, Store(tmp_path))
+    assert rules.endpoint is None and "no request" in rules.cost(activity.plan, 6)
+    assert rules.interpret(activity, np.arange(6)).explanations == [f"token ' word{i}'" for i in range(6)]
+    model = make_judge(VOCABULARY, Store(tmp_path), server.url, "tiny", 2)
+    assert model.cost(activity.plan, 6).startswith("24 requests") and not server.bodies
+    assert np.all(model.interpret(activity, np.arange(6)).right == 1.0)
+    assert model.endpoint.tally.answered == 24
+    with pytest.raises(ValueError, match="model is empty"):
+        make_judge(VOCABULARY, Store(tmp_path), server.url)
+    assert set(LIMITS) == {True, False}
 
 
 @pytest.mark.parametrize("text", ["[1, 0]", "```json\n[true, false]\n```", "Here you are: [1,0]."])

@@ -133,6 +133,7 @@ def test_moments_are_those_of_numpy_and_refuse_nan_and_constants():
 
 
 def test_the_gaussian_twin_has_the_moments_of_its_model_and_no_more_dimensions():
+    assert moments(Rows(torch.randn(20_000, 4))).effective_dimensions == pytest.approx(4, abs=0.01)
     low_rank = sparse_rows()[:, :5] @ torch.randn(5, 16, generator=torch.Generator().manual_seed(4))
     like = moments(Rows(low_rank + 2.0))
     twin = GaussianStream(like, 200_000, seed=1)
@@ -301,6 +302,10 @@ def test_shipped_runs_are_used_when_the_recipe_matches_and_ignored_when_not(expe
     fresh = Study(experiment.study.profile, Store(tmp_path / "empty"))
     shipped = ErrorSaeStudy(fresh, experiment.ref, experiment.plan, 24, Store(tmp_path))
     pd.testing.assert_frame_equal(shipped.table(), experiment.table())
+    assert "shipped with the book" in shipped.provenance()
+    assert experiment.provenance().startswith("8 of these 8 SAEs were trained")
+    more_seeds = TrainingPlan(**{**vars(experiment.plan), "n_seeds": 1})
+    assert len(ErrorSaeStudy(fresh, experiment.ref, more_seeds, 24, Store(tmp_path)).table()) == 4
     other = TrainingPlan(**{**vars(experiment.plan), "k": 5})
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         ErrorSaeStudy(fresh, experiment.ref, other, 24, Store(tmp_path)).run("linear")

@@ -17,6 +17,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = pipeline.fast_lab()
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Work this small is slower on two threads, and much slower when the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def held_out() -> np.ndarray:
     """Contexts of the evaluation text in the shipped tokenizer."""

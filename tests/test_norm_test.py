@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,7 +11,6 @@ from dm_utils.norm_test import (
     REGRESSORS,
     VECTORS,
     explain_outliers,
-    fit_moments,
     norm_tests,
     outliers,
     planted,
@@ -23,14 +21,6 @@ from dm_utils.norm_theory import gaussian_norm_r2
 from dm_utils.regression import Split, probe
 from dm_utils.store import Store
 from dm_utils.study import Study
-
-
-def test_fit_moments_use_the_fitting_tokens_only_whatever_the_block():
-    v = torch.randn(500, 4) + 100
-    fit = torch.rand(500) < 0.5
-    v[~fit] = torch.nan
-    found = fit_moments(v, fit, block=37)
-    np.testing.assert_allclose(found.covariance, np.cov(v[fit].double().T.numpy(), bias=True), atol=1e-9)
 
 
 def table_of(values, regressor="from x"):
@@ -90,16 +80,20 @@ def test_from_x_is_the_studys_metric_and_from_itself_a_probe_on_the_vector(study
     ref, site = refs[0], study.site()
     mine = table[table["sae_id"] == ref.id].set_index(["vector", "regressor"])["value"]
     assert mine["nonlinear", "from x"] == study.measure([ref])["r2_nonlinear_norm"].item()
-    v = study.parts(ref).nonlinear_error
-    own = probe(v, v.double().square().sum(1), site.split, n_bootstrap=200)
-    assert mine["nonlinear", "from itself"] == pytest.approx(own.r2.value, abs=1e-6)
+    parts = study.parts(ref)
+    named = {"x": parts.x, "sae": parts.sae_out, "error": parts.sae_error}
+    named |= {"linear": parts.linear_error, "nonlinear": parts.nonlinear_error}
+    for name, v in named.items():
+        slow = probe(v, v.double().square().sum(1), site.split, n_bootstrap=200).r2
+        fast = self_tests(study, ref)[name]
+        assert (fast["value"], fast["low"]) == pytest.approx((slow.value, slow.low), abs=2e-4), name
 
 
 def test_the_gaussian_twin_is_the_closed_form_of_the_fitting_tokens(study, refs):
     site, v = study.site(), study.parts(refs[0]).sae_error
     v = v[site.split.fit].double()
     twin = self_tests(study, refs[0])["error"]["gaussian"]
-    assert twin == pytest.approx(gaussian_norm_r2(v.mean(0), torch.cov(v.T, correction=0)), rel=1e-6)
+    assert twin == pytest.approx(gaussian_norm_r2(v.mean(0), torch.cov(v.T, correction=0)), rel=1e-4)
 
 
 def test_linear_error_of_full_rank_is_predicted_equally_from_x_and_from_itself(study, refs, table):

@@ -36,7 +36,9 @@ def test_site_holds_the_models_own_activations(study):
     from dm_utils.models import model_path
 
     site = study.site(2)
-    reference = AutoModelForCausalLM.from_pretrained(model_path(study.profile), attn_implementation="eager").float()
+    reference = AutoModelForCausalLM.from_pretrained(
+        model_path(study.profile), attn_implementation="eager", dtype=torch.float32
+    )
     with torch.inference_mode():
         hidden = reference(study.contexts[:2], output_hidden_states=True).hidden_states[3]
     kept = hidden[:, study.profile.skip : -1].flatten(0, 1)

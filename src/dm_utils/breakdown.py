@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dm_utils.decomposition import total_variance
 from dm_utils.regression import Bootstrap, Design, Estimate, HeldOutSums
 from dm_utils.scaling import Array, Level, ScalingFit, fit_level, fit_scaling, percentiles
+
+if TYPE_CHECKING:
+    from dm_utils.saes import SaeRef
+    from dm_utils.study import Study
 
 
 @dataclass(frozen=True)
@@ -145,3 +151,12 @@ def fit_widths(
         fvu_nonlinear=fit_scaling(widths, part, parts, seed=seed + 10),
         fvu_nonlinear_level=fit_level(widths, part, parts, seed=seed + 10),
     )
+
+
+def fit_study(study: Study, refs: Sequence[SaeRef]) -> WidthFits:
+    """`fit_widths` for SAEs of one site of a study, from the scalars that it keeps."""
+    p, scalars = study.profile, [study.token_scalars(ref) for ref in refs]
+    parts = (np.stack([some[f"{part}_norm2"] for some in scalars]) for part in ("error", "nonlinear"))
+    error, nonlinear = (torch.from_numpy(part) for part in parts)
+    design = study.site(refs[0].layer, refs[0].component).design
+    return fit_widths(design, [ref.d_sae for ref in refs], error, nonlinear, p.n_bootstrap, p.seed)

@@ -151,13 +151,13 @@ class ErrorSaeStudy:
             run = train(self.stream(target, "train"), self.stream(target, "validation"), self.plan, lr, seed)
             curve = {name: run.curve[name].round(6).tolist() for name in run.curve}
             data = {"lr": lr, "seed": seed, "converged": run.converged, "steps": run.steps, "curve": curve}
-            arrays = {name: array.astype(np.float16) for name, array in run.arrays.items()}
-            return data | {"validation_fvu": run.validation_fvu(self.plan)}, arrays
+            half = {name: run.arrays[name].astype(np.float16) for name in ("W_enc", "W_dec")}
+            return data | {"validation_fvu": run.validation_fvu(self.plan)}, run.arrays | half
 
         return self._kept("error_sae", self.recipe(target, lr=lr, seed=seed), compute)
 
     def run(self, target: str, seed: int = 0) -> tuple[dict[str, Any], Arrays]:
-        """One finished run at the target's best learning rate: its record and its weights (float16)."""
+        """One finished run at the target's best learning rate: its record and its weights (matrices in float16)."""
         tuned = self.tuning(target)
         return self._run(target, min(tuned, key=lambda lr: tuned[lr]), seed)
 

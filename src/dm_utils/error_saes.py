@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from sae_lens import SAETrainer, TopKSAE, TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
+from sae_lens import SAETrainer, TopKSAE, TopKSAEConfig, TopKTrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from dm_utils.error_streams import Moments2, Stream, moments
+from dm_utils.lab.sparse_topk import SparseTopKTrainingSAE
 from dm_utils.store import Arrays
 
 TARGETS = ("linear", "nonlinear", "linear_gaussian", "nonlinear_gaussian")
@@ -137,8 +138,11 @@ def train(stream: Stream, validation: Stream, plan: TrainingPlan, lr: float, see
 def _trainer(d_in: int, plan: TrainingPlan, lr: float, seed: int, device: torch.device) -> SAETrainer[Any, Any]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d_in, d_sae=plan.d_sae, k=plan.k, device=str(device)))
-    config = SAETrainerConfig(
+        config = TopKTrainingSAEConfig(
+            d_in=d_in, d_sae=plan.d_sae, k=plan.k, apply_b_dec_to_input=False, device=str(device)
+        )
+        sae = SparseTopKTrainingSAE(config)
+    steps = SAETrainerConfig(
         total_training_samples=plan.max_steps * plan.batch,
         train_batch_size_samples=plan.batch,
         lr=lr,
@@ -147,7 +151,7 @@ def _trainer(d_in: int, plan: TrainingPlan, lr: float, seed: int, device: torch.
         dead_feature_window=200,
         device=str(device),
     )
-    return SAETrainer(cfg=config, sae=sae.to(device), data_provider=iter(()))
+    return SAETrainer(cfg=steps, sae=sae.to(device), data_provider=iter(()))
 
 
 def _step(trainer: SAETrainer[Any, Any], batch: Float[Tensor, "row d"]) -> float:
@@ -166,18 +170,18 @@ def fvu(sae: Any, rows: Float[Tensor, "row d"]) -> float:
 
 
 @torch.no_grad()
-def inference_arrays(sae: TopKTrainingSAE, like: Moments2) -> Arrays:
+def inference_arrays(sae: SparseTopKTrainingSAE, like: Moments2) -> Arrays:
     """Weights of the inference SAE in the target's own units, decoder rows of unit norm.
 
-    With y' = (y − mean)/scale, a TopK SAE of y' becomes one of y: b_dec → scale · b_dec + mean and b_enc → scale · b_enc, because
-    TopK commutes with a positive factor.
+    With y' = (y − mean)/scale, the latents y' W_enc + b_enc become those of y, scale times as large, for
+    b_enc → scale · b_enc − mean · W_enc and b_dec → scale · b_dec + mean: TopK commutes with a positive factor.
     """
-    norm, scale = sae.W_dec.norm(dim=-1), like.scale
+    norm, scale, mean = sae.W_dec.norm(dim=-1), like.scale, like.mean.to(sae.W_dec.device, sae.W_dec.dtype)
     tensors = {
         "W_enc": sae.W_enc * norm,
-        "b_enc": sae.b_enc * norm * scale,
+        "b_enc": (sae.b_enc * scale - mean @ sae.W_enc) * norm,
         "W_dec": sae.W_dec / norm[:, None],
-        "b_dec": sae.b_dec * scale + like.mean.to(sae.b_dec.device, sae.b_dec.dtype),
+        "b_dec": sae.b_dec * scale + mean,
     }
     return {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
 
@@ -185,6 +189,6 @@ def inference_arrays(sae: TopKTrainingSAE, like: Moments2) -> Arrays:
 def inference_sae(arrays: Mapping[str, np.ndarray], k: int, device: torch.device | str = "cpu") -> TopKSAE:
     """The SAE that `inference_arrays` describes."""
     d_sae, d_in = arrays["W_dec"].shape
-    sae = TopKSAE(TopKSAEConfig(d_in=d_in, d_sae=d_sae, k=k, device=str(device)))
+    sae = TopKSAE(TopKSAEConfig(d_in=d_in, d_sae=d_sae, k=k, apply_b_dec_to_input=False, device=str(device)))
     sae.load_state_dict({name: torch.from_numpy(np.asarray(arrays[name], dtype=np.float32)) for name in arrays})
     return sae.to(device).eval().requires_grad_(False)

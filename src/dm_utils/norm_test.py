@@ -7,7 +7,8 @@ different questions: from x, the paper's Figure 6; from v itself, the form that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dm_utils.error_streams import Moments2
 from dm_utils.norm_theory import gaussian_norm_r2
 from dm_utils.regression import Design, Split, probe
 from dm_utils.saes import SaeRef
@@ -29,56 +29,91 @@ VECTORS = ("x", "sae", "error", "linear", "nonlinear")
 REGRESSORS = ("from x", "from itself")
 
 
-def fit_moments(v: Float[Tensor, "token d"], fit: Tensor, block: int) -> Moments2:
-    """Mean and covariance of the fitting rows, accumulated in float64."""
-    chosen = fit.nonzero()[:, 0]
-    parts = chosen.split(block)
-    mean = sum((v[rows].double().sum(0) for rows in parts), start=torch.zeros(v.shape[1], dtype=torch.float64)) / len(
-        chosen
-    )
-    gram = torch.zeros(v.shape[1], v.shape[1], dtype=torch.float64)
-    for rows in parts:
-        centred = v[rows].double() - mean
-        gram += centred.T @ centred
-    return Moments2(mean, gram / len(chosen))
+@dataclass(frozen=True)
+class JointMoments:
+    """Moments of z = (x, Sae(x)) over the fitting tokens, float64: every vector of the test is linear in z.
+
+    `mean` [2d], `scatter` [2d, 2d] and `cross` [2d, vector] are sums about the mean; `norm_mean` [vector] is the mean of each
+    vector's squared norm, in the order of `VECTORS`.
+    """
+
+    n: int
+    mean: Float[Tensor, " z"]
+    scatter: Float[Tensor, "z z"]
+    cross: Float[Tensor, "z vector"]
+    norm_mean: Float[Tensor, " vector"]
+
+    def maps(self) -> dict[str, tuple[Float[Tensor, "z d"], Float[Tensor, " d"]]]:
+        """For each vector v its map T, v − mean = Tᵀ(z − mean), and its mean over the fitting tokens (Eqs. 4, 14, 15)."""
+        d = len(self.mean) // 2
+        one, zero = torch.eye(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
+        x, sae = torch.cat([one, zero]), torch.cat([zero, one])
+        error = x - sae
+        solve = factorise(self.scatter[:d, :d])[1]
+        linear = x @ solve(self.scatter[:d] @ error)  # b* of Eq. 11
+        mean_x, mean_sae = self.mean.split(d)
+        means = (mean_x, mean_sae, mean_x - mean_sae, mean_x - mean_sae, torch.zeros(d, dtype=torch.float64))
+        return dict(zip(VECTORS, zip((x, sae, error, linear, error - linear), means, strict=True), strict=True))
 
 
-def vectors(study: Study, ref: SaeRef) -> Iterator[tuple[str, Float[Tensor, "token d"]]]:
-    """x, Sae(x), SaeError, LinearError and NonlinearError of an SAE, one [token, d] at a time."""
-    x = study.site(ref.layer, ref.component).x
-    sae_out = torch.cat([out.cpu() for _, _, out in study.reconstructions(ref)])
-    yield "x", x
-    yield "sae", sae_out
-    error = x - sae_out
-    yield "error", error
-    linear = study.error_map(ref)(x)
-    yield "linear", linear
-    yield "nonlinear", error - linear
+def joint_moments(
+    x: Float[Tensor, "token d"],
+    sae_out: Float[Tensor, "token d"],
+    norms: Float[Tensor, "token vector"],
+    split: Split,
+    block: int,
+) -> JointMoments:
+    """Accumulate `JointMoments` over the fitting tokens, a block at a time, about the mean."""
+    rows = split.fit.nonzero()[:, 0].split(block)
+    n = int(split.fit.sum())
+    mean = torch.cat([sum(v[r].sum(0, dtype=torch.float64) for r in rows) for v in (x, sae_out)]) / n
+    norm_mean = sum(norms[r].sum(0) for r in rows) / n
+    scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    cross = torch.zeros(len(mean), norms.shape[1], dtype=torch.float64)
+    for r in rows:
+        z = torch.cat([x[r], sae_out[r]], 1).double() - mean
+        scatter += z.T @ z
+        cross += z.T @ (norms[r] - norm_mean)
+    return JointMoments(n, mean, scatter, cross, norm_mean)
 
 
 def self_tests(study: Study, ref: SaeRef) -> dict[str, dict[str, Any]]:
     """For each vector: R² of its squared norm from itself with its interval, its rank, and what its Gaussian twin would score.
 
-    Kept in the store. LinearError is an affine map of x: where that map has full rank, both regressors must agree.
+    x and Sae(x) are walked through once to fit all vectors and once to predict. Kept in the store. LinearError is an affine map
+    of x: where that map has full rank, both regressors must agree.
     """
 
     def compute() -> tuple[Any, None]:
-        split, block = study.site(ref.layer, ref.component).split, study.profile.block
+        site, p, scalars = study.site(ref.layer, ref.component), study.profile, study.token_scalars(ref)
+        sae_out = torch.cat([out.cpu() for _, _, out in study.reconstructions(ref)])
+        norms = torch.stack([torch.from_numpy(scalars[f"{name}_norm2"]).double() for name in VECTORS], 1)
+        joint = joint_moments(site.x, sae_out, norms, site.split, p.block)
+        fitted = {name: _fit(joint, *parts, index) for index, (name, parts) in enumerate(joint.maps().items())}
+        weights = torch.stack([weight for weight, _, _ in fitted.values()], 1)
+        parts = zip(site.x.split(p.block), sae_out.split(p.block), strict=True)
+        predicted = torch.cat([(torch.cat(z, 1).double() - joint.mean) @ weights for z in parts]) + joint.norm_mean
         found = {}
-        for name, v in vectors(study, ref):
-            design = Design(v, split, block=block, name=name)
-            norm2 = torch.cat([rows.double().square().sum(1) for rows in v.split(block)])
-            r2 = design.probe(norm2[:, None], study.profile.n_bootstrap, study.profile.seed)[0].r2
-            like = fit_moments(v, split.fit, block)
-            twin = gaussian_norm_r2(like.mean, like.covariance) if like.covariance.any() else math.nan
+        for index, (name, (_, rank, twin)) in enumerate(fitted.items()):
+            r2 = r2_of_prediction(norms[:, index], predicted[:, index], site.split, p.n_bootstrap, p.seed)
             values = {"value": r2.value, "low": r2.low, "high": r2.high, "gaussian": twin}
-            found[name] = {key: None if math.isnan(value) else value for key, value in values.items()} | {
-                "rank": design.rank
-            }
+            found[name] = {key: None if math.isnan(v) else v for key, v in values.items()} | {"rank": rank}
         return found, None
 
     key = study.result_key(ref) | {"norm_test": file_sha256(Path(__file__))}
     return study.store.get_or_compute("norm_test", key, compute)[0]
+
+
+def _fit(
+    joint: JointMoments, to_v: Float[Tensor, "z d"], mean: Float[Tensor, " d"], index: int
+) -> tuple[Float[Tensor, " z"], int, float]:
+    """The probe of a vector's squared norm from itself, as weights on z; the vector's rank; its Gaussian twin's R²."""
+    scatter = to_v.T @ joint.scatter @ to_v
+    if scatter.diagonal().sum() <= 1e-12 * joint.scatter.diagonal().sum():
+        return torch.zeros(len(to_v), dtype=torch.float64), 0, math.nan
+    rank, solve = factorise(scatter)
+    probe_v = solve(to_v.T @ joint.cross[:, index, None])[:, 0]
+    return to_v @ probe_v, rank, gaussian_norm_r2(mean, scatter / joint.n)
 
 
 def norm_tests(study: Study, refs: Sequence[SaeRef]) -> pd.DataFrame:

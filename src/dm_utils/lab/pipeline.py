@@ -68,19 +68,19 @@ def train_lab(work: Path, recipe: LabRecipe, device: str = "cpu", workers: int =
         If the work folder was begun with another recipe, or a finished SAE fails its health check.
     """
     work.mkdir(parents=True, exist_ok=True)
-    training, held_out = prepare_text(work, recipe)
+    training, held_out = prepare_text(work, recipe, workers)
     train_language_model(work, training, held_out, recipe, device)
     collect_activations(work, training, held_out, recipe, device)
     train_suite(work, recipe, device, workers)
     return assemble(work, recipe)
 
 
-def prepare_text(work: Path, recipe: LabRecipe) -> tuple[np.ndarray, np.ndarray]:
+def prepare_text(work: Path, recipe: LabRecipe, workers: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Read the texts, train the tokenizer and pack both into contexts (uint16 [context, ctx_len])."""
     folder = work / "text"
     if not (folder / "report.json").exists():
         folder.mkdir(exist_ok=True)
-        documents = text.training_text(recipe.package)
+        documents = text.training_text(recipe.package, workers)
         held_out = text.evaluation_text()[:: 1 if recipe.package is None else 20]
         text.train_tokenizer(documents, work / "tokenizer", recipe.model.vocabulary_size)
         report = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import multiprocessing
 import re
 import sysconfig
 import warnings
@@ -105,8 +106,12 @@ def training_text(package: str | None = None, workers: int = 2) -> list[str]:
     files = _python_files(folder, _SKIPPED_PACKAGES)
     if not files:
         raise FileNotFoundError(f"No Python files under {folder}: is the package {package!r} installed?")
-    with ProcessPoolExecutor(workers) as pool:
-        per_file = list(pool.map(docstrings_of, files, chunksize=64))
+    if workers == 1:
+        per_file = [docstrings_of(file) for file in files]
+    else:
+        # Not by fork, the default: a copy of a process that holds threads of PyTorch may wait for ever.
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            per_file = list(pool.map(docstrings_of, files, chunksize=64))
     documents = _unique(_cleaned(text for texts in per_file for text in texts))
     return list(_without_overlap(documents, evaluation_text()))
 
