@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dm_utils.norm_theory import gaussian_norm_r2
-from dm_utils.regression import Design, Split, probe
+from dm_utils.regression import Design, Split, factorise, probe, r2_of_prediction
 from dm_utils.saes import SaeRef
 from dm_utils.store import file_sha256
 from dm_utils.study import Study
