@@ -93,6 +93,16 @@ def chapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chapter:
     return Chapter("demo", notebook())
 
 
+def test_no_progress_bar_reaches_a_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from tqdm.auto import tqdm
+
+    monkeypatch.setattr(tqdm, "__init__", tqdm.__init__)  # restored afterwards
+    monkeypatch.setenv("DM_BOOK", "1")
+    Chapter("demo", notebook())
+    assert list(tqdm(range(3), disable=False)) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+
+
 def test_results_are_written_in_the_shared_columns(chapter: Chapter, tmp_path: Path) -> None:
     sae = SimpleNamespace(id="resid_3", hook_name="blocks.3.hook_resid_post", d_sae=512, l0=16.0)
     estimate = SimpleNamespace(value=0.4, low=0.38, high=0.42)

@@ -79,6 +79,14 @@ def check_type(name: str, given: Any, default: Any) -> None:
     raise ParameterError(f"{name} = {given!r}: it must be {kind}; the chapter's own value is {default!r}")
 
 
+def silence_progress() -> None:
+    """Keep progress bars out of the book's pages; tqdm's notebook bar does not heed ``TQDM_DISABLE``."""
+    from tqdm.auto import tqdm
+
+    start = tqdm.__init__
+    tqdm.__init__ = lambda bar, *given, **options: start(bar, *given, **(options | {"disable": True}))  # type: ignore[method-assign]
+
+
 class Chapter:
     """One chapter of the book as it runs: its checked parameters, its study, its figures and its table of results.
 
@@ -101,6 +109,8 @@ class Chapter:
         overrides = {key: value for key, value in self.parameters.items() if key in Profile.model_fields}
         self.profile = load_profile(self.parameters.get("profile", "lab"), **overrides)
         self.rows: list[dict[str, Any]] = []
+        if "DM_BOOK" in os.environ:
+            silence_progress()
 
     def _repr_markdown_(self) -> str:
         p = self.profile
