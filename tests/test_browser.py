@@ -201,6 +201,7 @@ def test_the_launch_button_opens_the_notebook_in_colab(demo: Visit) -> None:
 
 
 PAGES = sorted(str(path.relative_to(BOOK)) for path in BOOK.rglob("*.html") if "_static" not in path.parts)
+PAGES = [path for path in PAGES if path != "index.html"]  # which only leads to the first page
 
 
 @pytest.fixture(scope="session")
@@ -218,6 +219,14 @@ def test_every_page_of_the_book_is_clean(browser: Browser, book: str, path: str)
         seen.assert_clean()
         for link in seen.page.locator(".dm-download a").evaluate_all("links => links.map(a => a.href)"):
             assert seen.page.request.get(link).ok, link
+
+
+@pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test its entrance")
+def test_the_address_of_the_book_leads_to_its_first_page(browser: Browser, book: str) -> None:
+    page = browser.new_page()
+    page.goto(book)
+    page.wait_for_url("**/notebooks/intro.html", timeout=240_000)
+    page.close()
 
 
 @pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test its links too")
