@@ -39,7 +39,7 @@ test: $(READY)  ## Check style and types, run the tests
 	$(BIN)/python -m pytest -ra $(ARGS)
 
 lab: $(READY)  ## Train the lab's model and SAEs again, from nothing, into _build/lab (resumes when interrupted)
-	$(BIN)/python -m dm_utils.lab $(ARGS)
+	$(BIN)/python -m dm_utils.lab --work _build/lab $(ARGS)
 
 lock: $(READY)  ## Resolve requirements.lock again from pyproject.toml
 	@test -x _build/uv/bin/uv || { $(PYTHON) -m venv _build/uv && _build/uv/bin/python -m pip install --quiet uv; }

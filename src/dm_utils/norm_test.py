@@ -66,8 +66,8 @@ def joint_moments(
     """Accumulate `JointMoments` over the fitting tokens, a block at a time, about the mean."""
     rows = split.fit.nonzero()[:, 0].split(block)
     n = int(split.fit.sum())
-    mean = torch.cat([sum(v[r].sum(0, dtype=torch.float64) for r in rows) for v in (x, sae_out)]) / n
-    norm_mean = sum(norms[r].sum(0) for r in rows) / n
+    mean = torch.cat([torch.stack([v[r].sum(0, dtype=torch.float64) for r in rows]).sum(0) for v in (x, sae_out)]) / n
+    norm_mean = torch.stack([norms[r].sum(0) for r in rows]).sum(0) / n
     scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64)
     cross = torch.zeros(len(mean), norms.shape[1], dtype=torch.float64)
     for r in rows:
