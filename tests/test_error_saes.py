@@ -311,8 +311,12 @@ def test_shipped_runs_are_used_when_the_recipe_matches_and_ignored_when_not(expe
         ErrorSaeStudy(fresh, experiment.ref, other, 24, Store(tmp_path)).run("linear")
 
 
+CHAPTER = Path(__file__).parents[1] / "notebooks" / "05_2_saes_on_error.ipynb"
+
+
+@pytest.mark.skipif(not CHAPTER.exists(), reason="the chapter is not in the book yet")
 def test_the_chapters_parameters_are_those_of_the_shipped_runs():
-    notebook = json.loads((Path(__file__).parents[1] / "notebooks" / "05_2_saes_on_error.ipynb").read_text())
+    notebook = json.loads(CHAPTER.read_text())
     cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
     given, plan = assigned_literals("".join(cell["source"])), TrainingPlan()
     for name in ("d_sae", "k", "n_seeds", "max_steps"):
