@@ -10,10 +10,10 @@ SKIP := $(foreach p,cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvi
 	nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton,--no-emit-package $(p))
 
 .DEFAULT_GOAL := help
-.PHONY: help book test serve chapter lab lock clean
+.PHONY: help book test serve chapter screenshots lab lock clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
@@ -37,6 +37,9 @@ test: $(READY)  ## Check style and types, run the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -ra $(ARGS)
+
+screenshots: $(READY)  ## Take the README's pictures from the built site (needs Chromium)
+	$(BIN)/python tests/screenshots.py
 
 lab: $(READY)  ## Train the lab's model and SAEs again, from nothing, into _build/lab (resumes when interrupted)
 	$(BIN)/python -m dm_utils.lab --work _build/lab $(ARGS)
