@@ -120,7 +120,9 @@ def test_every_chart_compiles(tokens, means, decreases):
     quadratic = quadratic.assign(ly=0.3, ny=0.5, xy=0.2, ll=0.5, nn=0.6, xx=0.3, ln=0.1, lx=0.0, nx=0.1)
     survival = pd.DataFrame([{"small": 512, "large": 1024} | with_ends(linear=0.3, nonlinear=0.9, cross=0.7)])
     table = pd.DataFrame({"token": ["a"], "count": [30], "mean": [1.0], "low": [0.5], "high": [2.0]})
+    curve = pd.DataFrame([{"predictor": "a", "n_fit": n, "per_identity": 2.0} | with_ends(r2=0.5) for n in (10, 100)])
     built = [
+        charts.learning_curve(curve),
         charts.part_lines(tokens),
         charts.part_means(means),
         charts.token_means(table),

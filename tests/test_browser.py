@@ -75,6 +75,7 @@ def test_a_page_asks_no_other_host_and_has_no_error(demo: Visit) -> None:
 def test_mathematics_is_typeset(demo: Visit) -> None:
     demo.page.wait_for_selector("mjx-container mjx-math")
     assert demo.page.locator("p.dm-caption mjx-container").count() == 1  # $R^2$ in a caption
+    assert demo.page.locator("p:has-text('Computed:') mjx-container").count() == 1  # and in a computed sentence
 
 
 def test_every_chart_has_a_name_a_number_and_a_caption(demo: Visit) -> None:
@@ -94,8 +95,10 @@ def test_hostile_tokens_are_text_everywhere(demo: Visit) -> None:
     cells = demo.page.locator(".dm-table td:first-child").all_text_contents()
     strip = demo.page.locator(".dm-strip-token").all_text_contents()
     options = demo.page.locator(".widget-dropdown option").all_text_contents()
+    sentence = demo.page.locator("p:has-text('Computed:')").text_content()
     for token in hostile_tokens():
         assert token in cells
+        assert " ".join(token.split()) in " ".join(sentence.split())
         assert token.replace("\t", "⇥") in strip
         assert token.replace(" ", "\xa0") in options  # ipywidgets shows spaces so
     assert hostile_tokens()[0] in demo.page.locator("p.dm-caption").all_inner_texts()[-1]

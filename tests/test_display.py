@@ -1,5 +1,6 @@
 """What a reader sees: numbers with their precision, and no markup from data."""
 
+import html
 import math
 
 import pandas as pd
@@ -38,5 +39,12 @@ def test_tables_escape_cells_headings_and_captions() -> None:
     nasty = "</td><img src=x onerror=alert(1)>"
     text = table_html(pd.DataFrame({nasty: [nasty], "value": [0.5], "count": [1200]}), nasty)
     assert "<img" not in text
-    assert text.count(escape(nasty)) == 4  # caption, region's name, heading, cell
+    assert text.count(html.escape(nasty)) == 4  # caption, region's name, heading, cell
     assert '<td class="dm-number">0.500</td><td class="dm-number">1,200</td>' in text
+
+
+def test_escaped_text_holds_nothing_that_html_or_markdown_could_read() -> None:
+    nasty = "```{raw} html\n<b>[x](javascript:1)$y$</b>*z*_w_\\(q\\)"
+    text = escape(nasty)
+    assert html.unescape(text) == nasty
+    assert not set(text) & set("<>[]()`{}$*_\\|~!\"'")

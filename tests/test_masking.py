@@ -81,11 +81,13 @@ def test_measured_curve_agrees_with_the_closed_form_for_independent_weights() ->
     sample = synthetic.random_superposition(150, 16, 20_000, 6.0)
     order = synthetic.mask_order(sample.weights.moments.probability, "rarest first")
     context = torch.arange(20_000) // 200
-    measured = masking.measured_curve(sample.weights.values, sample.dictionary, context, order, (0.0, 0.5, 0.9))
+    measured, bent = masking.measured_curve(sample.weights.values, sample.dictionary, context, order, (0.0, 0.5, 0.9))
     exact = masking.masked_curve(sample.dictionary, sample.weights.moments.variance, order, (0.0, 0.5, 0.9))
     assert measured.loc[0, "fvu_nonlinear"] == pytest.approx(0.0, abs=1e-9)
     assert measured["fvu_nonlinear"].to_numpy() == pytest.approx(exact["fvu_nonlinear"].to_numpy(), rel=0.1, abs=1e-6)
     assert (measured["fvu_nonlinear_low"] <= measured["fvu_nonlinear"]).all()
+    assert bent.low <= bent.value <= bent.high
+    assert bent.value == pytest.approx(masking.bend(measured))
 
 
 def test_shuffling_keeps_each_latent_and_breaks_what_fires_together() -> None:

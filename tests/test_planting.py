@@ -79,6 +79,13 @@ def test_a_second_call_reads_the_store(study) -> None:
     assert torch.equal(again.draws["nonlinear"], first.draws["nonlinear"])
 
 
+def test_noise_in_quiet_directions_is_found(study) -> None:
+    found = planting.recover(study, REF, planting.Plan((0.0, 0.1), (0.0,), n_bootstrap=100))
+    assert planting.found_share(found, 0.1).low > 0.4  # half of the 32 dimensions hold no latent
+    with pytest.raises(ValueError, match="needs this level"):
+        planting.found_share(found, 0.2)
+
+
 def test_masked_latents_never_fire(study) -> None:
     kept = torch.arange(M) >= 4
     sae = planting.mask_latents(study.load_sae(REF), kept)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import least_squares
 
-from dm_utils.breakdown import Steps, asymptotic_gap, breakdown, fit_widths, fvu_draws, steps
+from dm_utils.breakdown import Steps, asymptotic_gap, breakdown, breakdown_by_part, fit_widths, fvu_draws, steps
 from dm_utils.regression import Design, Split
 from dm_utils.scaling import fit_level, fit_power_law, fit_scaling, profile_constant
 
@@ -109,13 +109,13 @@ def test_no_linear_error_stays_when_the_law_ends_below_the_nonlinear_level():
     assert (linear["top"] - linear["bottom"]).abs().max() < 1e-9
 
 
-def test_a_falling_nonlinear_part_can_be_fitted_by_a_law_of_its_own():
-    total = fit_scaling(WIDTHS, law(WIDTHS, 0.12, 0.1, 0.5))
-    nonlinear = fit_scaling(WIDTHS, law(WIDTHS, 0.08, 0.02, 0.5))
-    assert asymptotic_gap(total, nonlinear).value == pytest.approx(0.04, abs=2e-3)
-    parts = breakdown(total, nonlinear, WIDTHS).pivot(index="d_sae", columns="part", values="top")
-    assert np.allclose(parts["nonlinear"], law(WIDTHS, 0.08, 0.02, 0.5), atol=1e-3)
-    assert np.allclose(parts["absent"], law(WIDTHS, 0.12, 0.1, 0.5), atol=1e-3)
+def test_a_falling_nonlinear_part_has_a_law_of_its_own_and_the_parts_add_up():
+    linear, nonlinear = (fit_scaling(WIDTHS, law(WIDTHS, c, a, 0.5)) for c, a in ((0.04, 0.05), (0.08, 0.02)))
+    at = [512, 8192, 65536]
+    parts = breakdown_by_part(linear, nonlinear, at).pivot(index="d_sae", columns="part", values="top")
+    assert np.allclose(parts["nonlinear"], law(at, 0.08, 0.02, 0.5), atol=1e-3)
+    assert np.allclose(parts["linear"], law(at, 0.12, 0.02, 0.5), atol=1e-3)
+    assert np.allclose(parts["absent"], law(at, 0.12, 0.07, 0.5), atol=1e-3)
 
 
 def test_draws_of_the_fvu_centre_on_the_engines_value_and_share_their_text():
@@ -179,5 +179,8 @@ def test_fits_of_a_site_recover_planted_errors():
     assert found.fvu.constant.value == pytest.approx(0.1, abs=2e-3)
     assert found.fvu_nonlinear_level.level.value == pytest.approx(0.06, abs=1e-3)
     assert found.gap().value == pytest.approx(0.04, abs=1e-3)
+    assert found.gap(falling=True).value == pytest.approx(0.04, abs=2e-3)
+    tops = [found.breakdown(widths, falling)["top"].iloc[-1] for falling in (False, True)]
+    assert tops == pytest.approx([found.fvu.value[-1]] * 2, abs=1e-3)
     assert found.fvu_nonlinear_level.horizontal
     assert not found.fvu_trend.horizontal

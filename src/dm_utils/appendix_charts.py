@@ -62,6 +62,19 @@ def norm_predictors(table: pd.DataFrame) -> alt.LayerChart:
     return alt.layer(bars, line).add_params(target, picked).properties(width="container", height=360)
 
 
+def learning_curve(table: pd.DataFrame) -> alt.LayerChart:
+    """Draw the R² of two predictors against the number of fitting tokens, as `learning_curve.norm_learning_curve` gives it."""
+    data = table.assign(text=texts(table, "r2", "r2_low", "r2_high")).round(5)
+    names = list(dict.fromkeys(data["predictor"]))
+    hue = alt.Color("predictor:N", title="predicted from", scale=alt.Scale(domain=names, range=PREDICTOR_COLORS))
+    base = alt.Chart(data).encode(x=alt.X("n_fit:Q", title="fitting tokens", scale=alt.Scale(type="log")), color=hue)
+    per = alt.Tooltip("per_identity:Q", title="fitting tokens per identity", format=".1f")
+    tooltip = ["predictor:N", alt.Tooltip("text:N", title="R²"), alt.Tooltip("n_fit:Q", format=","), per]
+    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("r2_low:Q", title="R², held out"), y2="r2_high:Q")
+    line = base.mark_line(point=alt.OverlayMarkDef(size=60)).encode(y="r2:Q", tooltip=tooltip)
+    return alt.layer(bars, line).properties(width="container", height=260)
+
+
 def part_lines(tokens: pd.DataFrame, parts: Sequence[str] = ("linear", "nonlinear")) -> alt.VConcatChart:
     """Draw the norms of the error's parts along the tokens, one line per SAE (Fig. 12); drag below to choose tokens."""
     brush = alt.selection_interval(encodings=["x"], name="span", value={"x": [0, 30]})

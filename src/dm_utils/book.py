@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from .display import escape, table_html
+from .display import table_html
 from .paper import VALUES, comparison, reported
 from .profiles import ParameterError, Profile, load_profile, require
 
@@ -138,9 +139,11 @@ class Chapter:
             raise ValueError(f"figure {number} of {self.name} needs both a caption and an alt text")
         chart.description = f"Figure {number}. {alt}"  # type: ignore[attr-defined]
         display(chart)
-        pieces = escape(caption).split("$")
+        pieces = [html.escape(piece) for piece in caption.split("$")]
         text = "".join(f"\\({piece}\\)" if index % 2 else piece for index, piece in enumerate(pieces))
-        display(HTML(f'<p class="dm-caption mathjax_process"><strong>Figure {escape(number)}.</strong> {text}</p>'))
+        display(
+            HTML(f'<p class="dm-caption mathjax_process"><strong>Figure {html.escape(number)}.</strong> {text}</p>')
+        )
 
     def record(
         self,
@@ -225,4 +228,6 @@ class Chapter:
         results.to_csv(fresh, index=False)
         os.replace(fresh, target)
         link = f"../tables/{target.name}" if "DM_BOOK" in os.environ else target.as_posix()
-        display(HTML(f'<p class="dm-download"><a href="{escape(link)}" download>Download these results</a> (CSV)</p>'))
+        display(
+            HTML(f'<p class="dm-download"><a href="{html.escape(link)}" download>Download these results</a> (CSV)</p>')
+        )

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from dm_utils.study import Study
 
 
+Curve = tuple[Array, Array]  # heights [width] and their draws [draw, width]
+TINY = 1e-9
+
+
 @dataclass(frozen=True)
 class Steps:
     """How often a metric falls from one SAE to its neighbour along one hyperparameter, the other held near its value."""
@@ -73,24 +77,23 @@ def fvu_draws(
     return fvu(resampled.observed)[0], fvu(resampled.draws)
 
 
-def curve(fit: ScalingFit | Level, widths: Array) -> tuple[Float[Array, " width"], Float[Array, "draw width"]]:
+def curve(fit: ScalingFit | Level, widths: Array) -> Curve:
     """A fit at each width, and its draws."""
     if isinstance(fit, Level):
         return np.full(len(widths), fit.level.value), np.repeat(fit.draws[:, None], len(widths), 1)
     return fit.law(widths), fit.draws(widths)
 
 
-def asymptotic_gap(total: ScalingFit, nonlinear: ScalingFit | Level) -> Estimate:
-    """Linear error left at infinite width: the constant of FVU minus the asymptote of FVU_nonlinear (Section 4.3)."""
-    floor = nonlinear.draws.constant if isinstance(nonlinear, ScalingFit) else nonlinear.draws
-    return percentiles(total.constant.value - nonlinear.asymptote.value, total.draws.constant - floor)
+def asymptotic_gap(total: ScalingFit, nonlinear: Level) -> Estimate:
+    """Linear error left at infinite width if FVU_nonlinear stays where it is: the constant of FVU minus it (Section 4.3)."""
+    return percentiles(total.constant.value - nonlinear.level.value, total.draws.constant - nonlinear.draws)
 
 
-def breakdown(total: ScalingFit, nonlinear: ScalingFit | Level, widths: Sequence[float]) -> pd.DataFrame:
-    """The curves of Fig. 1: nonlinear error below, then the linear error that stays, absent features on top.
+def breakdown(total: ScalingFit, nonlinear: Level, widths: Sequence[float] | Array) -> pd.DataFrame:
+    """The curves of Fig. 1 under the paper's assumption: nonlinear error stays, linear error ends at c − h.
 
-    The linear error that stays is max(0, c − asymptote of FVU_nonlinear): where the power law ends below the nonlinear
-    level, nothing of it is left, and the break-down does not hold.
+    The linear error that stays is max(0, c − h): where the power law ends below the nonlinear level, nothing of it is
+    left, and the break-down does not hold.
 
     Returns
     -------
@@ -99,34 +102,58 @@ def breakdown(total: ScalingFit, nonlinear: ScalingFit | Level, widths: Sequence
     """
     w = np.asarray(widths, dtype=float)
     (upper, uppers), (lower, lowers) = curve(total, w), curve(nonlinear, w)
-    gap = asymptotic_gap(total, nonlinear).value
-    floor = nonlinear.draws.constant if isinstance(nonlinear, ScalingFit) else nonlinear.draws
-    gaps = np.maximum(total.draws.constant - floor, 0)[:, None]
+    gap, gaps = asymptotic_gap(total, nonlinear).value, total.draws.constant - nonlinear.draws
     upper, uppers = np.maximum(upper, lower), np.maximum(uppers, lowers)
-    middle, middles = np.minimum(lower + max(gap, 0), upper), np.minimum(lowers + gaps, uppers)
-    edges = {"nonlinear": (0 * w, lower, lowers), "linear": (lower, middle, middles), "absent": (middle, upper, uppers)}
-    outside = (w < total.width.min()) | (w > total.width.max())
-    rows = []
-    for part, (bottom, top, tops) in edges.items():
+    middle = np.minimum(lower + max(gap, 0), upper), np.minimum(lowers + np.maximum(gaps, 0)[:, None], uppers)
+    edges = {"nonlinear": (lower, lowers), "linear": middle, "absent": (upper, uppers)}
+    return stacked(w, edges, total)
+
+
+def breakdown_by_part(linear: ScalingFit, nonlinear: ScalingFit, widths: Sequence[float] | Array) -> pd.DataFrame:
+    """The same curves if both parts of the error fall, each along a power law with a constant of its own.
+
+    Absent features are what the linear part still loses, linear error is its constant, and FVU is the sum of both parts.
+    Columns as in `breakdown`.
+    """
+    w = np.asarray(widths, dtype=float)
+    (line, lines), (lower, lowers) = curve(linear, w), curve(nonlinear, w)
+    constants = np.asarray(linear.draws.constant)[:, None]
+    middle = lower + linear.constant.value, lowers + constants
+    edges = {"nonlinear": (lower, lowers), "linear": middle, "absent": (lower + line, lowers + lines)}
+    return stacked(w, edges, linear)
+
+
+def stacked(widths: Array, edges: dict[str, Curve], fit: ScalingFit) -> pd.DataFrame:
+    """Rows of `breakdown` from the upper edge of each part, from below; widths that `fit` has not seen are extrapolated."""
+    rows, bottom = [], np.zeros(len(widths))
+    outside = (widths < fit.width.min()) | (widths > fit.width.max())
+    for part, (top, tops) in edges.items():
         band = [percentiles(value, draws) for value, draws in zip(top, tops.T, strict=True)]
-        low, high = [e.low for e in band], [e.high for e in band]
-        heights = {"bottom": bottom, "top": top, "top_low": low, "top_high": high}
-        rows.append(pd.DataFrame({"d_sae": w, "part": part, **heights, "extrapolated": outside}))
+        heights = {"bottom": bottom, "top": top, "top_low": [e.low for e in band], "top_high": [e.high for e in band]}
+        rows.append(pd.DataFrame({"d_sae": widths, "part": part, **heights, "extrapolated": outside}))
+        bottom = top
     return pd.concat(rows, ignore_index=True)
 
 
 @dataclass(frozen=True)
 class WidthFits:
-    """Every fit to SAEs of several widths at one L0: the law and the trend of FVU and of FVU_nonlinear."""
+    """Every fit to SAEs of several widths at one L0: of FVU, and of its linear and nonlinear parts (they add up to it)."""
 
     fvu: ScalingFit
     fvu_trend: Level
+    fvu_linear: ScalingFit
     fvu_nonlinear: ScalingFit
     fvu_nonlinear_level: Level
 
-    def gap(self, nonlinear: str = "fvu_nonlinear_level") -> Estimate:
-        """Linear error that stays, under one of the two assumptions on the nonlinear error (a field's name)."""
-        return asymptotic_gap(self.fvu, getattr(self, nonlinear))
+    def gap(self, falling: bool = False) -> Estimate:
+        """Linear error that stays: c − h, or, if the nonlinear part falls, too, the constant of the linear part's own law."""
+        return self.fvu_linear.constant if falling else asymptotic_gap(self.fvu, self.fvu_nonlinear_level)
+
+    def breakdown(self, widths: Sequence[float] | Array, falling: bool = False) -> pd.DataFrame:
+        """`breakdown` or, if the nonlinear part falls, too, `breakdown_by_part`."""
+        if falling:
+            return breakdown_by_part(self.fvu_linear, self.fvu_nonlinear, widths)
+        return breakdown(self.fvu, self.fvu_nonlinear_level, widths)
 
 
 def fit_widths(
@@ -148,6 +175,7 @@ def fit_widths(
     return WidthFits(
         fvu=fit_scaling(widths, fvu, fvus, seed=seed),
         fvu_trend=fit_level(widths, fvu, fvus, seed=seed),
+        fvu_linear=fit_scaling(widths, np.maximum(fvu - part, TINY), fvus - parts, seed=seed + 20),
         fvu_nonlinear=fit_scaling(widths, part, parts, seed=seed + 10),
         fvu_nonlinear_level=fit_level(widths, part, parts, seed=seed + 10),
     )

@@ -13,11 +13,11 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import t as student
 from torch import Tensor
 
-from dm_utils import norm_theory, synthetic
+from dm_utils import jackknife, norm_theory, synthetic
 from dm_utils.moments import slopes
 from dm_utils.regression import Estimate
 
@@ -189,12 +189,12 @@ def overfitting(d: int, n_fit: int, n: int = 20, seed: int = 0) -> Estimate:
 
 
 def nonlinear_from_sae(
-    x: Float[Tensor, "token d"], sae_out: Float[Tensor, "token d"], seed: int = 0
-) -> dict[str, float]:
+    x: Float[Tensor, "token d"], sae_out: Float[Tensor, "token d"], context: Int[Tensor, " token"], seed: int = 0
+) -> dict[str, Estimate]:
     """Section 6.2: R^2 of predicting NonlinearError from Sae(x), and the same with pure noise put in its place.
 
     The surrogate draws Gaussian noise with NonlinearError's covariance, independent of everything, and sets
-    Sae = x - LinearError - noise, so that Eq. 15 still holds.
+    Sae = x - LinearError - noise, so that Eq. 15 still holds. Held out; intervals leave out groups of contexts.
     """
     rows = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64, device=x.device)], dim=1)
     error = (x - sae_out).double()
@@ -203,10 +203,19 @@ def nonlinear_from_sae(
     values, vectors = torch.linalg.eigh(nonlinear.T @ nonlinear / len(x))
     root = vectors * values.clamp_min(0).sqrt()
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) @ root.T
-    return {
-        "nonlinear_error": held_out_r2(sae_out, nonlinear),
-        "independent_noise": held_out_r2(x.double() - linear - noise, noise),
+    pairs = {
+        "nonlinear_error": (sae_out.double(), nonlinear),
+        "independent_noise": (x.double() - linear - noise, noise),
     }
+    return {name: _jackknifed_r2(given, target, context) for name, (given, target) in pairs.items()}
+
+
+def _jackknifed_r2(x: Tensor, y: Tensor, context: Tensor) -> Estimate:
+    columns = torch.cat([torch.ones_like(x[:, :1]), x, y], dim=1)
+    fit, rest = jackknife.halves(columns, jackknife.groups(context))
+    residual, spread = jackknife.held_out(fit, rest, x.shape[1] + 1)
+    value, low, high = jackknife.interval(1 - residual / spread)
+    return Estimate(float(value), float(low), float(high))
 
 
 def gaussian_norm_r2(

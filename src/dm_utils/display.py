@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import string
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ LABELS = {
     "l0": "L0",
     "d_sae": "SAE width",
 }
+SHORT = 26  # characters: a cell up to this long, such as an estimate with its interval, is not broken over lines
 
 
 def label(metric: str) -> str:
@@ -54,15 +56,15 @@ def interval(value: float, low: float | None = None, high: float | None = None) 
 
 
 def markdown(text: str) -> None:
-    """Show a sentence that was computed from the results, as Markdown."""
+    """Show a sentence that was computed from the results, as Markdown; text from data goes through :func:`escape`."""
     from IPython.display import Markdown, display
 
     display(Markdown(text))
 
 
 def escape(text: object) -> str:
-    """Return text that is safe in HTML and in Markdown cells, whatever tokens it holds."""
-    return html.escape(str(text), quote=True)
+    """Return text that stays text in HTML and in Markdown, whatever tokens it holds: punctuation becomes entities."""
+    return "".join(f"&#{ord(mark)};" if mark in string.punctuation else mark for mark in str(text))
 
 
 def table_html(frame: pd.DataFrame, caption: str = "") -> str:
@@ -71,15 +73,16 @@ def table_html(frame: pd.DataFrame, caption: str = "") -> str:
 
     def cell(value: Any, is_number: bool, tag: str = "td") -> str:
         text = number(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-        return f'<{tag} class="dm-number">{escape(text)}</{tag}>' if is_number else f"<{tag}>{escape(text)}</{tag}>"
+        kind = "dm-number" if is_number else "dm-short" if len(text) <= SHORT else ""
+        return f'<{tag} class="{kind}">{html.escape(text)}</{tag}>' if kind else f"<{tag}>{html.escape(text)}</{tag}>"
 
     head = "".join(cell(name, kind, "th") for name, kind in zip(frame.columns, numeric, strict=True))
     rows = (
         "<tr>" + "".join(cell(value, kind) for value, kind in zip(row, numeric, strict=True)) + "</tr>"
         for row in frame.astype(object).itertuples(index=False, name=None)
     )
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    name = escape(caption or "table")
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    name = html.escape(caption or "table")
     return (
         f'<div class="dm-table" role="region" aria-label="{name}" tabindex="0"><table>{title}'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"

@@ -260,3 +260,39 @@ def reference_losses(losses: dict[str, dict[str, Any]], n_bootstrap: int = 1000,
     columns = {name: torch.from_numpy(entry["cross_entropy"][i]) for i, name in enumerate(entry["names"])}
     estimate = Bootstrap(context_sums(torch.from_numpy(entry["context"]), columns), n_bootstrap, seed).estimate
     return {name: estimate(partial(_ratio, top=name, bottom="n")) for name in columns}
+
+
+# --- mixtures ----------------------------------------------------------------------------------------------
+
+
+def mixing_grid(study: Study, ref: SaeRef, n_contexts: int = 8, steps: int = 5) -> pd.DataFrame:
+    """Loss of Sae(x) + a LinearError(x) + b NonlinearError(x) over a grid of shares a and b from 0 to 1.
+
+    Returns
+    -------
+    DataFrame
+        ``linear`` (a), ``nonlinear`` (b), and ``value, low, high``: nats per held-out token above the original.
+    """
+    p, site = study.profile, study.site(ref.layer, ref.component)
+    shares = [i / (steps - 1) for i in range(steps)]
+    key = _key(study, study.result_key(ref), n_contexts) | {"mixtures": shares}
+
+    def compute() -> tuple[Any, None]:
+        sae, error_map = study.load_sae(ref), study.error_map(ref)
+
+        def variants(x: Tensor, _: int) -> dict[str, Tensor]:
+            sae_out, linear = saes.reconstruct(sae, x.to(sae.W_dec.device)).to(x), error_map(x)
+            nonlinear = x - sae_out - linear
+            return {f"{a} {b}": sae_out + a * linear + b * nonlinear for a in shares for b in shares}
+
+        scored = ~site.split.fit.view(p.n_contexts, -1)[:n_contexts]
+        options = {"kept": slice(p.skip, p.ctx_len - 1), "scored": scored, "at_once": max(12, 2 * p.batch)}
+        found = splice(study.model, study.contexts[:n_contexts], site.hook_name, variants, **options)
+        extra = found.cross_entropy[1:] - found.cross_entropy[:1]
+        sums = context_sums(found.context, dict(zip(found.names[1:], extra, strict=True)))
+        estimate = Bootstrap(sums, p.n_bootstrap, p.seed).estimate
+        cells = {name: estimate(partial(_ratio, top=name, bottom="n")) for name in found.names[1:]}
+        return [[*map(float, name.split()), e.value, e.low, e.high] for name, e in cells.items()], None
+
+    rows = study.store.get_or_compute("downstream", key, compute)[0]
+    return pd.DataFrame(rows, columns=["linear", "nonlinear", "value", "low", "high"])

@@ -124,15 +124,15 @@ def measured_curve(
     context: Int[Tensor, " token"],
     order: Int[Tensor, " latent"],
     fractions: Sequence[float],
-) -> pd.DataFrame:
-    """The same curve by least squares on sums ``weights @ dictionary`` that may co-activate: held out, with intervals.
+) -> tuple[pd.DataFrame, Estimate]:
+    """The same curve by least squares on sums ``weights @ dictionary`` that may co-activate, held out, and its bend.
 
     ``weights`` is sparse COO [token, latent]. Adds ``fvu_nonlinear_low`` and ``fvu_nonlinear_high`` to the columns of
-    :func:`masked_curve` (jackknife over groups of contexts).
+    :func:`masked_curve`; all intervals leave out one group of contexts at a time.
     """
     x = torch.sparse.mm(weights, dictionary).double()
     group, d = jackknife.groups(context), x.shape[1]
-    rows = []
+    fvu, left = [], []
     for fraction in fractions:
         masked = torch.sparse.mm(weights, dictionary * (~kept_after(order, fraction))[:, None]).double()
         columns = torch.cat([torch.ones_like(x[:, :1]), x, masked], dim=1)
@@ -140,10 +140,15 @@ def measured_curve(
         residual, spread = jackknife.held_out(fit, rest, d + 1)
         inside = rest[:, 1 : d + 1, 1 : d + 1].diagonal(dim1=1, dim2=2).sum(1)
         total = inside - (rest[:, 0, 1 : d + 1] ** 2).sum(1) / rest[:, 0, 0]
-        value, low, high = (float(v) for v in jackknife.interval(residual / total))
-        rows.append((fraction, float(spread[0] / total[0]), value, low, high))
-    names = ["masked", "fvu", "fvu_nonlinear", "fvu_nonlinear_low", "fvu_nonlinear_high"]
-    return pd.DataFrame(rows, columns=names)
+        fvu.append(spread / total)
+        left.append(residual / total)
+    shares, heights = torch.stack(fvu, 1), torch.stack(left, 1)  # [fit, fraction]
+    value, low, high = jackknife.interval(heights)
+    table = pd.DataFrame({"masked": list(fractions), "fvu": shares[0].numpy(), "fvu_nonlinear": value})
+    bends = [bend(pd.DataFrame({"fvu": f, "fvu_nonlinear": h})) for f, h in zip(shares, heights, strict=True)]
+    ends = jackknife.interval(torch.tensor(bends, dtype=torch.float64))
+    bent = Estimate(float(ends[0]), float(ends[1]), float(ends[2]))
+    return table.assign(fvu_nonlinear_low=low, fvu_nonlinear_high=high), bent
 
 
 def bend(curve: pd.DataFrame) -> float:

@@ -255,6 +255,19 @@ def shares(recovery: Recovery, masked: float = 0.0) -> dict[tuple[str, str], Est
     return found
 
 
+def found_share(recovery: Recovery, level: float) -> Estimate:
+    """Rise of the linear part from no noise to noise of one level on x', per unit planted; nothing else planted or masked."""
+    cells = recovery.cells
+    here = (cells["masked"] == 0) & (cells["noise_sae"] == 0)
+    dense = [
+        recovery.select("dense", torch.from_numpy((here & (cells["noise_x"] == v)).to_numpy(copy=True)))
+        for v in (level, 0)
+    ]
+    if level <= 0 or not all(values.shape[1] for values in dense):
+        raise ValueError(f"level = {level}: the plan needs this level of noise on x′ and 0, with nothing else planted.")
+    return as_estimate((dense[0] - dense[1])[:, 0] / level)
+
+
 NOISE_NAMES = {"noise_x": "noise on x′", "noise_sae": "noise on Sae(x′)"}
 
 

@@ -270,3 +270,32 @@ def breakdown_with_encoder(before: WidthFits, after: WidthFits, widths: Sequence
         top=below, top_low=np.minimum(low, nonlinear["top_low"]), top_high=np.minimum(high, nonlinear["top_high"])
     )
     return pd.concat([rest, encoder, nonlinear], ignore_index=True)
+
+
+def token_paths(study: Study, ref: SaeRef, rows: Sequence[int], atoms: int = 32) -> pd.DataFrame:
+    """What is left of single tokens as atoms are added: pursuit's first k, and the encoder's k largest latents.
+
+    Returns
+    -------
+    DataFrame
+        ``token`` (its number and text, which comes from the wild), ``encoder``, ``atoms`` (k), ``left``: the share of
+        ‖x − mean‖² that remains. The encoder's line ends at the token's own L0.
+    """
+    sae, site = study.load_sae(ref), study.site(ref.layer, ref.component)
+    x = site.x[list(rows)].to(sae.W_dec.device)
+    total = (x - site.design.mean.to(x)).square().sum(1)
+    own = padded(sae, saes.codes(sae, x))
+    order = own.weights.argsort(dim=1, descending=True)
+    own = SparseCodes(own.indices.gather(1, order), own.weights.gather(1, order))
+    names = [f"{row}: {text!r}" for row, text in zip(rows, study.token_text(site.token_id[list(rows)]), strict=True)]
+    found = []
+    for k in range(min(atoms, ref.d_sae) + 1):
+        kept = SparseCodes(own.indices[:, :k], own.weights[:, :k])
+        for encoder, out in (
+            ("the SAE's own encoder", reconstruct(sae, x, kept)),
+            ("gradient pursuit", pursue(sae, x, k)[1]),
+        ):
+            left = ((x - out).square().sum(1) / total).tolist()
+            ends = own.l0 if encoder != "gradient pursuit" else torch.full_like(own.l0, k)
+            found += [(n, encoder, k, v) for n, v, end in zip(names, left, ends.tolist(), strict=True) if k <= end]
+    return pd.DataFrame(found, columns=["token", "encoder", "atoms", "left"])

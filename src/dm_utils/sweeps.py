@@ -126,11 +126,18 @@ def _clusters(n: int, d: int, cosine: float, seed: int) -> Tensor:
     return synthetic.clustered_dictionary(n, d, d // 2, cosine, seed)
 
 
-def ingredient_curves(sample: LatentSample, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> pd.DataFrame:
+def ingredient_curves(
+    sample: LatentSample, fractions: Sequence[float] = FRACTIONS, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """From random data to a real SAE's latents, one ingredient at a time: curves of FVU_nonlinear as latents are masked.
 
     The last two cases are least squares, held out, with intervals; the others are closed forms. Latents that never fire
     are left out of all of them.
+
+    Returns
+    -------
+    curves, bends : DataFrame
+        ``case, order`` with the columns of :func:`dm_utils.masking.masked_curve`, and with ``bend, low, high``.
     """
     moments = empirical_moments(sample.weights)
     alive = moments.probability > 0
@@ -142,16 +149,19 @@ def ingredient_curves(sample: LatentSample, fractions: Sequence[float] = FRACTIO
         "2. random directions, the SAE's variances": (directions, variance),
         "3. the SAE's directions and variances": (dictionary, variance),
     }
-    frames = []
+    measured = {
+        "4. … latents shuffled over tokens": masking.shuffled(weights, seed),
+        "5. … latents as they fire together": weights,
+    }
+    curves, bends = [], []
     for order in synthetic.ORDERS:
         ranks = synthetic.mask_order(moments.probability[alive], order, seed)
         for case, (rows, spread) in closed.items():
-            frames.append(masking.masked_curve(rows, spread, ranks, fractions).assign(case=case, order=order))
-        apart = masking.shuffled(weights, seed)
-        for case, codes in {
-            "4. … latents shuffled over tokens": apart,
-            "5. … latents as they fire together": weights,
-        }.items():
-            curve = masking.measured_curve(codes, dictionary, sample.context, ranks, fractions[1:-1:2])
-            frames.append(curve.assign(case=case, order=order))
-    return pd.concat(frames, ignore_index=True)
+            curve, where = masking.masked_curve(rows, spread, ranks, fractions), {"case": case, "order": order}
+            curves.append(curve.assign(**where))
+            bends.append(where | dict.fromkeys(("bend", "low", "high"), masking.bend(curve)))
+        for case, codes in measured.items():
+            curve, bent = masking.measured_curve(codes, dictionary, sample.context, ranks, fractions[1:-1:2])
+            curves.append(curve.assign(case=case, order=order))
+            bends.append({"case": case, "order": order, "bend": bent.value, "low": bent.low, "high": bent.high})
+    return pd.concat(curves, ignore_index=True), pd.DataFrame(bends)
