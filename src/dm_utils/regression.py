@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -111,13 +112,14 @@ class HeldOutSums:
         for name, column in {"n": held_out.double(), **columns}.items():
             values = column[held_out.to(column.device)]
             values = values if values.ndim == 2 else values[:, None]
-            member = torch.zeros(len(local), len(values), dtype=values.dtype)
-            member[index, torch.arange(len(values))] = 1
+            exact = values.dtype if values.device.type == "mps" else torch.float64
+            sums = torch.zeros(len(local), values.shape[1], dtype=exact, device=values.device)
+            sums.index_add_(0, index.to(values.device), values.to(exact))
             total = self.totals.setdefault(
                 name,
                 torch.zeros(self.split.n_groups, values.shape[1], dtype=torch.float64),
             )
-            total[local] += (member.to(values.device) @ values).cpu().double()
+            total[local] += sums.cpu().double()
 
 
 class Bootstrap:
@@ -131,8 +133,7 @@ class Bootstrap:
     def __init__(self, sums: Sums, n_bootstrap: int = 1000, seed: int = 0):
         used = sums["n"][:, 0] > 0
         n_groups = int(used.sum())
-        counts = np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_bootstrap)
-        weights = torch.from_numpy(counts).double()
+        weights = resampling_weights(n_groups, n_bootstrap, seed)
         self.observed = {name: total[used].sum(0, keepdim=True) for name, total in sums.items()}
         self.draws = {name: weights @ total[used] for name, total in sums.items()}
 
@@ -144,6 +145,13 @@ class Bootstrap:
         quantiles = torch.tensor([0.025, 0.975], dtype=torch.float64)
         low, high = torch.nanquantile(statistic(self.draws), quantiles).tolist()
         return Estimate(value, low, high)
+
+
+@lru_cache(maxsize=4)
+def resampling_weights(n_groups: int, n_bootstrap: int, seed: int) -> Float[Tensor, "draw group"]:
+    """How often each draw of a bootstrap holds each group, float64."""
+    uniform = np.full(n_groups, 1 / n_groups)
+    return torch.from_numpy(np.random.default_rng(seed).multinomial(n_groups, uniform, size=n_bootstrap)).double()
 
 
 def r2_per_dimension(sums: Sums, floor: Tensor | float = 0.0) -> Float[Tensor, "draw d"]:
