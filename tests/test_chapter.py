@@ -122,6 +122,13 @@ def test_results_are_written_in_the_shared_columns(chapter: Chapter, tmp_path: P
     assert [path.name for path in (tmp_path / "tables").iterdir()] == ["demo.csv"]
 
 
+def test_a_result_without_a_reported_value_stays_without_one(chapter: Chapter, tmp_path: Path) -> None:
+    chapter.record("share", 0.5, paper_value=0.4)
+    chapter.record("count", 3)
+    chapter.download()
+    assert pd.read_csv(tmp_path / "tables/demo.csv", dtype=str)["paper_value"].fillna("").tolist() == ["0.4", ""]
+
+
 def test_a_table_is_recorded_row_by_row_with_its_intervals(chapter: Chapter) -> None:
     table = pd.DataFrame({"sae_id": ["a", "b"], "hook_name": "h", "d_sae": [1, 2], "l0": 8.0, "fvu": [0.2, 0.1]})
     chapter.record_table(table.assign(fvu_low=0.05, fvu_high=0.3), ["fvu"], figure="1")

@@ -102,13 +102,16 @@ class Chapter:
     ------
     ParameterError
         If a parameter is unknown, of the wrong type or out of range; before PyTorch or any model is loaded.
+
+    A `profile` of None is the one that the environment variable ``DM_PROFILE`` names (in Colab, what fits its GPU), else the lab.
     """
 
     def __init__(self, name: str, namespace: Mapping[str, Any]) -> None:
         self.name = name
         self.parameters = read_parameters(namespace)
         overrides = {key: value for key, value in self.parameters.items() if key in Profile.model_fields}
-        self.profile = load_profile(self.parameters.get("profile", "lab"), **overrides)
+        named = self.parameters.get("profile")
+        self.profile = load_profile(os.environ.get("DM_PROFILE", "lab") if named is None else named, **overrides)
         self.rows: list[dict[str, Any]] = []
         if "DM_BOOK" in os.environ:
             silence_progress()
@@ -216,12 +219,13 @@ class Chapter:
 
     def download(self) -> None:
         """Write the recorded results to ``tables/<chapter>.csv`` in one step and show the link."""
+        import pandas as pd
         from IPython.display import HTML, display
 
         results = self.results()
         if results.empty:
             raise ValueError(f"{self.name} has no results to write: call record() or record_table() first")
-        results["paper_value"] = [reported(value).text if value is not None else "" for value in results["paper_value"]]
+        results["paper_value"] = [reported(value).text if pd.notna(value) else "" for value in results["paper_value"]]
         self._folder.mkdir(parents=True, exist_ok=True)
         target = self._folder / f"{self.name}.csv"
         fresh = target.with_suffix(f".{os.getpid()}.tmp")

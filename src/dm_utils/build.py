@@ -131,7 +131,8 @@ def for_reading(notebook: dict[str, Any]) -> dict[str, Any]:
     notebook["metadata"].pop("papermill", None)
     for cell in notebook["cells"]:
         cell["metadata"] = {"tags": cell["metadata"].get("tags", [])}
-        if cell["cell_type"] == "code" and not any("parameters" in tag for tag in cell["metadata"]["tags"]):
+        settled = any("parameters" in tag or tag == "remove-cell" for tag in cell["metadata"]["tags"])
+        if cell["cell_type"] == "code" and not settled:
             cell["metadata"]["tags"].append("hide-input")
     return notebook
 
