@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,12 +15,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dm_utils import hub
+from dm_utils.memory import available, describe, with_less
 from dm_utils.profiles import Component, ParameterError, Profile
 from dm_utils.store import file_sha256
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+log = logging.getLogger("dm_utils")
+TOKENIZER_FILES = ("config.json", "*token*", "vocab*", "merges.txt", "*.model", "chat_template*")
+MODEL_FILES = (*TOKENIZER_FILES, "generation_config.json", "*.safetensors", "*.safetensors.index.json")
 SITES: dict[Component, tuple[str, ...]] = {
     "resid": ("hook_resid_post",),
     "mlp": ("hook_mlp_out",),
@@ -50,29 +57,42 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def model_path(profile: Profile) -> str:
-    """The hub id or local folder that the profile's model loads from."""
+def model_path(profile: Profile, files: Sequence[str] = MODEL_FILES) -> Path:
+    """The local folder of the profile's model: the lab's, the one named, or a snapshot of the hub's repository."""
     if profile.model == "lab":
         from dm_utils.lab import weights_path
 
-        return str(weights_path() / "model")
-    return str(Path(profile.model).expanduser()) if Path(profile.model).expanduser().is_dir() else profile.model
+        return weights_path() / "model"
+    folder = Path(profile.model).expanduser()
+    if folder.is_dir():
+        return folder
+    if profile.model.startswith((".", "/", "~")) or profile.model.count("/") > 1:
+        raise hub.LoadError(f"model = {profile.model!r}: there is no such folder, and it is not a hub id (owner/name)")
+    return hub.fetch(profile.model, profile.model_revision, files)
+
+
+def revision(profile: Profile) -> str:
+    """The commit of the profile's model on the hub; empty for the lab's and for a local folder."""
+    if profile.model == "lab" or Path(profile.model).expanduser().is_dir():
+        return ""
+    return hub.commit(profile.model, profile.model_revision)
 
 
 def identity(profile: Profile) -> str:
-    """What tells this model from every other in a result's key: file digests, or hub id and revision."""
-    folder = Path(model_path(profile))
-    if folder.is_dir():
-        files = [*sorted(folder.glob("*.safetensors")), folder / "config.json"]
-        return " ".join(f"{path.name}:{file_sha256(path)}" for path in files)
-    return f"{profile.model}@{profile.model_revision or 'main'}"
+    """What tells this model from every other in a result's key: file digests, or hub id and commit."""
+    if sha := revision(profile):
+        return f"{profile.model}@{sha}"
+    folder = model_path(profile)
+    files = [*sorted(folder.glob("*.safetensors")), folder / "config.json"]
+    return " ".join(f"{path.name}:{file_sha256(path)}" for path in files)
 
 
 def load_tokenizer(profile: Profile) -> Any:
     """The model's tokenizer, without the model."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model_path(profile), revision=profile.model_revision)
+    with hub.explained(profile.model, profile.model_revision):
+        return AutoTokenizer.from_pretrained(model_path(profile, TOKENIZER_FILES))
 
 
 def hook_width(profile: Profile, hook: str) -> int:
@@ -81,51 +101,90 @@ def hook_width(profile: Profile, hook: str) -> int:
         return profile.d_model
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(model_path(profile), revision=profile.model_revision)
+    config = AutoConfig.from_pretrained(model_path(profile, TOKENIZER_FILES))
     heads = config.num_attention_heads
     return heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
 
 
+def count_parameters(folder: Path) -> int:
+    """How many numbers the safetensors files of a model folder hold, read from their headers."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total
+
+
+def check_memory(profile: Profile, needed: int, device: torch.device) -> None:
+    """Refuse a model that does not fit into memory before it is read. It passes through RAM on its way to a GPU."""
+    for place in dict.fromkeys([torch.device("cpu"), device]):
+        if needed > available(place):
+            raise hub.LoadError(
+                f"{profile.model} takes {needed / hub.GIB:.1f} GiB in {profile.dtype}; {describe(place)} has "
+                f"{available(place) / hub.GIB:.1f} GiB free. Close other programs or notebooks, choose a smaller model "
+                "(`dm profiles` lists what each needs), dtype = 'bfloat16', or device = 'cpu'"
+            )
+
+
 def load_model(profile: Profile) -> TransformerBridge:
-    """Boot the profile's model in evaluation mode (hub id, local folder, or the lab's shipped weights)."""
+    """Boot the profile's model in evaluation mode (hub id, local folder, or the lab's shipped weights).
+
+    Raises
+    ------
+    LoadError : it cannot be fetched, or there is not enough memory for it.
+    ValueError : its shape is not the one that the profile names.
+    """
     from transformer_lens.model_bridge import TransformerBridge
 
-    with contextlib.redirect_stdout(io.StringIO()):  # the bridge announces itself on stdout
-        model = TransformerBridge.boot_transformers(
-            model_path(profile),
-            device=resolve_device(profile.device),
-            dtype=getattr(torch, profile.dtype),
-            revision=profile.model_revision,
-        )
+    folder, device, dtype = model_path(profile), resolve_device(profile.device), getattr(torch, profile.dtype)
+    check_memory(profile, count_parameters(folder) * dtype.itemsize, device)
+    log.info("%s runs in %s on %s; `dtype` and `device` override this", profile.model, profile.dtype, describe(device))
+    with hub.explained(profile.model, profile.model_revision), contextlib.redirect_stdout(io.StringIO()):
+        model = TransformerBridge.boot_transformers(str(folder), device=device, dtype=dtype)
     model.eval()
     if (model.cfg.n_layers, model.cfg.d_model) != (profile.n_layers, profile.d_model):
         raise ValueError(
-            f"{profile.model} has {model.cfg.n_layers} layers of width {model.cfg.d_model}; "
-            f"the profile says {profile.n_layers} of width {profile.d_model}"
+            f"{profile.model} has {model.cfg.n_layers} layers of width {model.cfg.d_model}; the profile "
+            f"{profile.name!r} says {profile.n_layers} of width {profile.d_model}. For another model than the profile's "
+            f"own, give n_layers = {model.cfg.n_layers} and d_model = {model.cfg.d_model} as well"
         )
     return model
 
 
-@torch.inference_mode()
 def activations(
     model: TransformerBridge,
     contexts: Int[Tensor, "context ctx_len"],
     hook_names: Sequence[str],
     batch: int = 16,
 ) -> Iterator[dict[str, Float[Tensor, "context ctx_len d"]]]:
-    """Run the model as far as the last hook needs, yielding each batch's activations, heads flattened."""
+    """Run the model as far as the last hook needs, yielding each batch's activations, heads flattened.
+
+    Where memory runs out the batch is halved, from there on.
+    """
+    start = 0
+    while start < len(contexts):
+        kept, batch = with_less(
+            lambda size, start=start: _forward(model, contexts[start : start + size], hook_names),  # type: ignore[misc]
+            batch,
+            "contexts per forward pass",
+        )
+        yield kept
+        start += batch
+
+
+@torch.inference_mode()
+def _forward(model: TransformerBridge, tokens: Tensor, hook_names: Sequence[str]) -> dict[str, Tensor]:
     last = max(int(name.split(".")[1]) for name in hook_names)
     stop = last + 1 if last + 1 < model.cfg.n_layers else None
-    for start in range(0, len(contexts), batch):
-        kept: dict[str, Tensor] = {}
+    kept: dict[str, Tensor] = {}
 
-        def keep(value: Tensor, *, hook: object, name: str, kept: dict[str, Tensor] = kept) -> None:
-            kept[name] = value.detach().flatten(2)
+    def keep(value: Tensor, *, hook: object, name: str) -> None:
+        kept[name] = value.detach().flatten(2)
 
-        tokens = contexts[start : start + batch].to(model.cfg.device)
-        hooks = [(name, partial(keep, name=name)) for name in hook_names]
-        model.run_with_hooks(tokens, return_type=None, stop_at_layer=stop, fwd_hooks=hooks)
-        missing = set(hook_names) - kept.keys()
-        if missing:
-            raise ValueError(f"the model has no hook {', '.join(sorted(missing))}")
-        yield kept
+    hooks = [(name, partial(keep, name=name)) for name in hook_names]
+    model.run_with_hooks(tokens.to(model.cfg.device), return_type=None, stop_at_layer=stop, fwd_hooks=hooks)
+    if missing := set(hook_names) - kept.keys():
+        raise ValueError(f"the model has no hook {', '.join(sorted(missing))}")
+    return kept

@@ -10,11 +10,16 @@ import difflib
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 Component = Literal["resid", "mlp", "att"]
 COMPONENTS: tuple[Component, ...] = ("resid", "mlp", "att")
 Count = Annotated[int, Field(ge=1)]
+
+
+def _as_tuple(given: Any) -> Any:
+    """One name, or a list of them as a notebook's parameter holds it, as the tuple that a profile keeps."""
+    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
 
 
 class ParameterError(ValueError):
@@ -32,10 +37,10 @@ class Profile(BaseModel):
     model_revision: str | None = Field(default=None, description="a commit, tag or branch of the model")
     n_layers: Count = Field(description="a whole number, how many layers the model has")
     d_model: Count = Field(description="a whole number, the width of the residual stream")
-    dataset: str = Field(description="'stdlib-docs', a Hugging Face dataset id, or a local text file")
+    dataset: str = Field(description="'stdlib-docs', a Hugging Face dataset id, or a local file or folder")
     dataset_revision: str | None = Field(default=None, description="a commit, tag or branch of the dataset")
-    releases: dict[Component, tuple[str, ...]] = Field(
-        description="for each component, 'lab', SAELens releases, or local SAE folders"
+    releases: dict[Component, Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]] = Field(
+        description="a mapping from resid, mlp or att to SAELens releases (name, or name@revision), local SAE folders or 'lab'"
     )
     layer: Annotated[int, Field(ge=0)] = Field(description="a whole number, the layer to study, 0 or more")
     near_l0: Annotated[float, Field(gt=0)] = Field(description="a number above 0, the L0 that SAEs are chosen near to")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dm_utils import hub
 from dm_utils.models import parse_hook
 from dm_utils.profiles import Component, ParameterError, Profile
 from dm_utils.store import file_sha256
@@ -26,7 +28,10 @@ PRE_ACTIVATIONS = {"cpu": 2**20}  # what stays in a core's cache; elsewhere 2Â²â
 
 @dataclass(frozen=True)
 class SaeRef:
-    """One SAE that a profile can study: where it is, where it sits, and its label's width and L0."""
+    """One SAE that a profile can study: where it is, where it sits, and its label's width and L0.
+
+    `repo` is the hub's repository of a SAELens release, `revision` the commit, tag or branch that was asked for.
+    """
 
     release: str
     id: str
@@ -37,10 +42,17 @@ class SaeRef:
     d_sae: int
     l0: float
     revision: str = ""
+    repo: str = ""
+
+    @property
+    def commit(self) -> str:
+        """The commit of the SAE's repository on the hub; for an SAE of a local folder, its file's digest."""
+        return hub.commit(self.repo, self.revision or None) if self.repo else self.revision
 
     def key(self) -> dict[str, Any]:
         """What identifies the SAE in a result's key."""
-        return asdict(self)
+        known = {name: value for name, value in asdict(self).items() if name != "repo"}
+        return known | {"revision": self.commit}
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ def catalog(profile: Profile, component: Component = "resid") -> list[SaeRef]:
 
 @cache
 def release_catalog(release: str) -> tuple[SaeRef, ...]:
-    """The SAEs of the lab's suite, of a local folder of SAELens folders, or of a SAELens release."""
+    """The SAEs of the lab's suite, of a local folder of SAELens folders, or of a SAELens release (`name@revision`)."""
     if release == "lab":
         from dm_utils.lab import weights_path
 
@@ -82,7 +94,8 @@ def release_catalog(release: str) -> tuple[SaeRef, ...]:
         return folder_catalog(Path(release).expanduser(), release)
     from dm_utils.releases import registry_catalog
 
-    return registry_catalog(release)
+    name, _, revision = release.partition("@")
+    return tuple(replace(ref, revision=revision) for ref in registry_catalog(name))
 
 
 def folder_catalog(folder: Path, release: str) -> tuple[SaeRef, ...]:
@@ -118,21 +131,60 @@ def _folder_ref(path: Path, release: str) -> SaeRef:
 
 
 def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> SAE[Any]:
-    """Load an SAE for inference in float32, on flat activations [token, d]."""
+    """Load an SAE for inference in float32, on flat activations [token, d].
+
+    Raises
+    ------
+    LoadError : it cannot be fetched or read.
+    ParameterError : what was loaded is not what the catalog says (site, width).
+    """
     from sae_lens import SAE
 
-    if ref.release == "lab":
-        from dm_utils.lab import weights_path
+    if ref.repo:
+        from dm_utils.releases import load_registered
 
-        sae = SAE.load_from_disk(weights_path() / "saes" / ref.id, device=str(device), dtype="float32")
-    elif (folder := Path(ref.release).expanduser()).is_dir():
+        sae = load_registered(ref, device)
+    else:
+        folder = Path(ref.release).expanduser()
+        if ref.release == "lab":
+            from dm_utils.lab import weights_path
+
+            folder = weights_path() / "saes"
         path = folder / ref.id if (folder / ref.id).is_dir() else folder
         sae = SAE.load_from_disk(path, device=str(device), dtype="float32")
-    else:
-        sae = SAE.from_pretrained(ref.release, ref.id, device=str(device), dtype="float32")
+    check_loaded(ref, sae)
     if sae.hook_z_reshaping_mode:
         sae.turn_off_forward_pass_hook_z_reshaping()
     return sae.eval().requires_grad_(False)
+
+
+def check_loaded(ref: SaeRef, sae: SAE[Any]) -> None:
+    """Refuse an SAE whose weights are not what its catalog entry says."""
+    hook = sae.cfg.metadata.hook_name
+    if hook and hook != ref.hook_name:
+        raise ParameterError(f"the SAE {ref.id!r} of {ref.release} was trained at {hook}, not at {ref.hook_name}")
+    if tuple(sae.W_dec.shape) != (ref.d_sae, sae.cfg.d_in):
+        raise ParameterError(
+            f"the SAE {ref.id!r} of {ref.release} has W_dec of shape {tuple(sae.W_dec.shape)}; its name and configuration "
+            f"say {(ref.d_sae, sae.cfg.d_in)}"
+        )
+
+
+def check_fits(ref: SaeRef, sae: SAE[Any], hook: str, d: int, others: Sequence[SaeRef] = ()) -> None:
+    """Refuse an SAE that does not sit at a site of width d; name the nearest of `others` that does."""
+    if ref.hook_name == hook and sae.cfg.d_in == d:
+        return
+    reason = (
+        f"it was trained at {ref.hook_name}, and the site is {hook}"
+        if ref.hook_name != hook
+        else f"it reads vectors of {sae.cfg.d_in} numbers, and those of {hook} have {d}: it belongs to another model"
+    )
+    fitting = [other for other in others if other.hook_name == hook and other != ref]
+    near = min(
+        fitting, key=lambda other: (abs(math.log(other.d_sae / ref.d_sae)), abs(other.l0 - ref.l0)), default=None
+    )
+    hint = f" The nearest that fits is {near.id!r} of {near.release}." if near else ""
+    raise ParameterError(f"the SAE {ref.id!r} of {ref.release} does not fit: {reason}.{hint}")
 
 
 def nearest_l0(refs: Sequence[SaeRef], near_l0: float) -> list[SaeRef]:

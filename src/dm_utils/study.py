@@ -132,7 +132,7 @@ class Study:
         key |= {"text": corpus.identity(p), "tokenizer": models.identity(p)}
 
         def compute() -> tuple[Any, Arrays]:
-            return None, {"contexts": corpus.contexts(p, self.tokenizer).numpy()}
+            return None, {"contexts": corpus.contexts(p, self.tokenizer, self.store, key).numpy()}
 
         return torch.from_numpy(self.store.get_or_compute("contexts", key, compute)[1]["contexts"])
 
@@ -319,6 +319,7 @@ class Study:
             "profile": self.profile.name,
             "model": self.profile.title,
             "sae_id": ref.id,
+            "sae_revision": ref.commit,
             "hook_name": ref.hook_name,
             "layer": ref.layer,
             "component": ref.component,
