@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import time
 
 import numpy as np
 import pytest
@@ -105,6 +106,29 @@ def test_two_processes_may_write_at_once(store):
         if found is not None:
             assert (found[1]["a"] == found[0]["v"]).all()
     assert [writer.exitcode for writer in writers] == [0, 0]
+
+
+def _computer(root, together, log):
+    def compute():
+        with log.open("a") as lines:
+            lines.write("computed\n")
+        time.sleep(0.3)
+        return {"v": 1}, None
+
+    together.wait()
+    assert Store(root).get_or_compute("sae", KEY, compute)[0] == {"v": 1}
+
+
+def test_what_two_processes_need_is_computed_once(store, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    together, log = context.Barrier(2), tmp_path / "log"
+    processes = [context.Process(target=_computer, args=(store.root, together, log)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert log.read_text() == "computed\n"
 
 
 def test_a_mapped_array_is_kept_and_damage_is_found(store, caplog):

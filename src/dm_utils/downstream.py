@@ -286,8 +286,9 @@ def mixing_grid(study: Study, ref: SaeRef, n_contexts: int = 8, steps: int = 5) 
             return {f"{a} {b}": sae_out + a * linear + b * nonlinear for a in shares for b in shares}
 
         scored = ~site.split.fit.view(p.n_contexts, -1)[:n_contexts]
-        options = {"kept": slice(p.skip, p.ctx_len - 1), "scored": scored, "at_once": max(12, 2 * p.batch)}
-        found = splice(study.model, study.contexts[:n_contexts], site.hook_name, variants, **options)
+        contexts, kept = study.contexts[:n_contexts], slice(p.skip, p.ctx_len - 1)
+        at_once = max(12, 2 * p.batch)
+        found = splice(study.model, contexts, site.hook_name, variants, kept=kept, scored=scored, at_once=at_once)
         extra = found.cross_entropy[1:] - found.cross_entropy[:1]
         sums = context_sums(found.context, dict(zip(found.names[1:], extra, strict=True)))
         estimate = Bootstrap(sums, p.n_bootstrap, p.seed).estimate

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import platformdirs
+from filelock import FileLock
 
 log = logging.getLogger("dm_utils")
 
@@ -156,6 +157,17 @@ class Store:
             found = None
         if found is not None:
             return found
-        data, arrays = compute()
-        self.save(kind, key, data, arrays)
-        return data, arrays or {}
+        with self.locked(kind, key):
+            with contextlib.suppress(CorruptEntryError):
+                found = self.load(kind, key)  # another process may just have computed it
+            if found is None:
+                data, arrays = compute()
+                self.save(kind, key, data, arrays)
+                found = data, arrays or {}
+        return found
+
+    def locked(self, kind: str, key: Mapping[str, Any]) -> FileLock:
+        """A lock on one entry between processes, so that what two chapters need is computed once; it dies with its holder."""
+        path = self.path(kind, key, "lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path)

@@ -156,7 +156,15 @@ class Study:
 
     def collect(self, wanted: Iterable[tuple[int, Component]]) -> None:
         """Put the activations of several sites into the store, running the model once for all that it lacks."""
-        missing = [where for where in sorted(set(wanted)) if where not in self._sites and self._stored(*where) is None]
+        if not (missing := self._uncollected(wanted)):
+            return
+        with self.store.locked("activations", self._site_key(*missing[0])):
+            self._run_model(self._uncollected(missing))  # what another process has not just collected
+
+    def _uncollected(self, wanted: Iterable[tuple[int, Component]]) -> list[tuple[int, Component]]:
+        return [where for where in sorted(set(wanted)) if where not in self._sites and self._stored(*where) is None]
+
+    def _run_model(self, missing: list[tuple[int, Component]]) -> None:
         if not missing:
             return
         p, hooks = self.profile, [self.hook_name(*where) for where in missing]
