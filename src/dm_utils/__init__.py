@@ -18,15 +18,18 @@ _HOME = {
     "Study": "study",
     "Store": "store",
     "decompose": "decomposition",
+    "decompose_sae": "own",
     "gradient_pursuit": "pursuit",
     "load_profile": "profiles",
 }
 _MODULES = {
     "charts",
+    "colab",
     "corpus",
     "decomposition",
     "display",
     "models",
+    "own",
     "paper",
     "profiles",
     "pursuit",

@@ -99,6 +99,10 @@ class Profile(BaseModel):
         changed = {name: value for name, value in overrides.items() if value is not None}
         for name in changed:
             require(name, type(self).model_fields, "parameter")
+        if changed.keys() & {"model", "releases"}:
+            from dm_utils.own import complete
+
+            changed = complete(self, changed)
         # Strict, but an integer passes for a float: `-p near_l0 16`.
         try:
             return Profile(**{**dict(self), **changed})
