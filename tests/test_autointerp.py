@@ -11,10 +11,11 @@ from dm_utils.autointerp import (
     accuracy,
     accuracy_difference,
     balanced,
+    dealt_wrong,
     interpret,
     some_latents,
 )
-from dm_utils.text_windows import Activity, Examples, Plan, window_rows
+from dm_utils.text_windows import Activity, Examples, Plan, marked, window_rows
 from dm_utils.token_rules import Pattern, Rule, TokenSets, learn_rule
 
 WORDS = [
@@ -128,8 +129,11 @@ def test_dealing_explanations_to_the_wrong_latents_destroys_the_score():
     ids = text()[0]
     tokens = [VOCABULARY.index(f" {w}") for w in WORDS[:8]]
     activity = activity_of(*(ids == t for t in tokens))
-    assert balanced(run(activity)).mean() == 1.0
-    assert balanced(run(activity, shuffled=True)).mean() < 0.6
+    scores = run(activity)
+    wrong = dealt_wrong(activity, RuleScorer(), scores)
+    assert balanced(scores).mean() == 1.0 and balanced(wrong).mean() < 0.6
+    assert wrong.explanations == [*scores.explanations[1:], scores.explanations[0]]
+    assert np.array_equal(wrong.latents, scores.latents)
 
 
 def test_test_windows_are_disjoint_from_explanation_windows_and_balanced_by_decile():
@@ -143,6 +147,15 @@ def test_test_windows_are_disjoint_from_explanation_windows_and_balanced_by_deci
     assert all(peak[group == q].max() <= peak[group == q + 1].min() for q in range(1, 10))
     assert (np.diff(examples.activation.max(axis=1)) <= 0).all()
     assert examples.activation.max() == activity.peaks(0)[activity.explains].max()
+
+
+def test_the_strongest_window_shown_is_the_first_that_the_explainer_sees():
+    activity = activity_of(text()[0] % 5 == 0)
+    tokens, activation = activity.strongest(0)
+    examples = activity.sample(0)[0]
+    assert np.array_equal(tokens, examples.tokens[0]) and np.array_equal(activation, examples.activation[0])
+    assert activation.max() == activity.peaks(0)[activity.explains].max()
+    assert marked(np.array([WALK, TALK, SEVEN]), np.array([True, True, False]), VOCABULARY) == "<< walk talk>> 7"
 
 
 def test_order_of_test_windows_does_not_give_the_groups_away():
@@ -205,7 +218,7 @@ def test_workers_change_nothing():
 def random_scores(p, n=300, seed=0):
     rng = np.random.default_rng(seed)
     right = np.column_stack([rng.binomial(50, p, n) / 50, *(rng.binomial(7, p, n) / 7 for _ in range(10))])
-    return Scores(np.arange(n), right, ["x"] * n, Plan().groups, 0, 0)
+    return Scores(np.arange(n), right, [Explanation("x")] * n, Plan().groups, 0, 0)
 
 
 def test_intervals_cover_the_truth_about_95_percent_of_the_time():

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -75,15 +75,18 @@ class Scores:
 
     latents: np.ndarray  # [latent]
     right: np.ndarray  # [latent, group] share of right decisions
-    explanations: list[str | None]  # [latent]
+    given: list[Explanation]  # [latent]
     groups: tuple[str, ...]
     n_skipped: int  # alive latents with too few windows to be tested
     n_unanswered: int  # decisions without a valid answer
 
+    @property
+    def explanations(self) -> list[str | None]:
+        """The explanation of each latent in words [latent]."""
+        return [explanation.text for explanation in self.given]
 
-def interpret(
-    activity: Activity, explainer: Explainer, scorer: Scorer, latents=None, workers: int = 1, shuffled: bool = False
-) -> Scores:
+
+def interpret(activity: Activity, explainer: Explainer, scorer: Scorer, latents=None, workers: int = 1) -> Scores:
     """Explain and test latents (Figure 7).
 
     Parameters
@@ -95,8 +98,6 @@ def interpret(
         Which latents; all alive ones by default.
     workers : int
         Latents handled at once (for an endpoint; rules gain nothing from it).
-    shuffled : bool
-        The control: score each latent with the explanation of the next one, which shows what the test gives for nothing.
 
     Raises
     ------
@@ -110,23 +111,26 @@ def interpret(
             f"none of {len(latents)} latents has {activity.plan.n_deciles * activity.plan.per_decile} activating and "
             f"{activity.plan.n_not} silent test windows; use more contexts, or ask for fewer windows per decile"
         )
-    chosen = list(samples)
-    explanations = _each(explainer.explain, [samples[i][0] for i in chosen], workers, "explain")
-    given = explanations[1:] + explanations[:1] if shuffled else explanations
-    asked = [(e, activity.tokens[samples[i][1]]) for i, e in zip(chosen, given, strict=True)]
+    given = _each(explainer.explain, [examples for examples, _, _ in samples.values()], workers, "explain")
+    return _scored(activity, scorer, samples, given, len(latents) - len(samples), workers)
+
+
+def dealt_wrong(activity: Activity, scorer: Scorer, scores: Scores, workers: int = 1) -> Scores:
+    """The control: each latent judged by the explanation of the next one, which shows what the test gives for nothing."""
+    samples = {int(i): s for i in scores.latents if (s := activity.sample(int(i))) is not None}
+    return _scored(activity, scorer, samples, scores.given[1:] + scores.given[:1], scores.n_skipped, workers)
+
+
+def _scored(
+    activity: Activity, scorer: Scorer, samples: dict[int, Any], given: list[Explanation], n_skipped: int, workers: int
+) -> Scores:
+    """Judge every latent's test windows by the explanation that it was given."""
+    asked = [(e, activity.tokens[test]) for e, (_, test, _) in zip(given, samples.values(), strict=True)]
     answers = _each(lambda pair: _decide(scorer, *pair), asked, workers, "score")
-    right = np.stack(
-        [_right(a, samples[i][2], len(activity.plan.groups)) for i, a in zip(chosen, answers, strict=True)]
-    )
+    groups = activity.plan.groups
+    right = [_right(a, group, len(groups)) for a, (_, _, group) in zip(answers, samples.values(), strict=True)]
     unanswered = sum(int(np.isnan(a).sum()) for a in answers)
-    return Scores(
-        np.array(chosen),
-        right,
-        [e.text for e in explanations],
-        activity.plan.groups,
-        len(latents) - len(chosen),
-        unanswered,
-    )
+    return Scores(np.array(list(samples)), np.stack(right), given, groups, n_skipped, unanswered)
 
 
 def _decide(scorer: Scorer, explanation: Explanation, tokens: np.ndarray) -> np.ndarray:

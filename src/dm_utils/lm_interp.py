@@ -14,10 +14,19 @@ from functools import partial
 
 import numpy as np
 
-from dm_utils.autointerp import Explainer, Explanation, RuleExplainer, RuleScorer, Scorer, Scores, interpret
+from dm_utils.autointerp import (
+    Explainer,
+    Explanation,
+    RuleExplainer,
+    RuleScorer,
+    Scorer,
+    Scores,
+    dealt_wrong,
+    interpret,
+)
 from dm_utils.endpoint import ChatEndpoint, EndpointConfig, MalformedAnswer, Message
 from dm_utils.store import Store
-from dm_utils.text_windows import Activity, Examples, Plan
+from dm_utils.text_windows import Activity, Examples, Plan, marked
 
 EXPLAIN = (
     "You study one unit of a neural network that reads text. Below are excerpts in which the unit is active, strongest first. "
@@ -45,13 +54,7 @@ class LMExplainer:
     def messages(self, examples: Examples) -> list[Message]:
         """The question about these examples."""
         rows = zip(examples.tokens, examples.activation, strict=True)
-        return _conversation(EXPLAIN, [self._marked(tokens, activation > 0) for tokens, activation in rows])
-
-    def _marked(self, tokens: np.ndarray, active: np.ndarray) -> str:
-        words = (self.vocabulary[t] for t in tokens)
-        return "".join(f"<<{word}>>" if on else word for word, on in zip(words, active, strict=True)).replace(
-            ">><<", ""
-        )
+        return _conversation(EXPLAIN, [marked(tokens, active > 0, self.vocabulary) for tokens, active in rows])
 
 
 class LMScorer:
@@ -160,9 +163,13 @@ class Judge:
     workers: int = 1
     endpoint: ChatEndpoint | None = None
 
-    def interpret(self, activity: Activity, latents: np.ndarray, shuffled: bool = False) -> Scores:
+    def interpret(self, activity: Activity, latents: np.ndarray) -> Scores:
         """Explain and test latents (see `autointerp.interpret`)."""
-        return interpret(activity, self.explainer, self.scorer, latents, self.workers, shuffled)
+        return interpret(activity, self.explainer, self.scorer, latents, self.workers)
+
+    def dealt_wrong(self, activity: Activity, scores: Scores) -> Scores:
+        """Test the same latents with each other's explanations (see `autointerp.dealt_wrong`)."""
+        return dealt_wrong(activity, self.scorer, scores, self.workers)
 
     def cost(self, plan: Plan, n_latents: int) -> str:
         """What testing `n_latents` latents will ask for, before it starts."""

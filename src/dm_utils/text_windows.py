@@ -6,6 +6,7 @@ other half those that test the explanation, so no context is on both sides.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +105,15 @@ class Activity:
         np.maximum.at(peak, window, value)
         return peak
 
+    def strongest(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and activations [position] of the explanation window in which `latent` is strongest."""
+        window, position, value = self.entries(latent)
+        shown = self.explains[window]
+        best = window[shown][value[shown].argmax()]
+        activation = np.zeros(self.plan.window, dtype=np.float32)
+        activation[position[window == best]] = value[window == best]
+        return self.tokens[best], activation
+
     def sample(self, latent: int) -> tuple[Examples, np.ndarray, np.ndarray] | None:
         """Explanation examples, test windows [test] and their groups [test] (0 ``not``, 1 weakest decile ...), in random order.
 
@@ -137,6 +147,12 @@ class Activity:
         activation = np.zeros((len(top), self.plan.window), dtype=np.float32)
         activation[slot[window[seen]], position[seen]] = value[seen]
         return Examples(self.tokens[top], activation, self.tokens[contrast])
+
+
+def marked(tokens: np.ndarray, active: np.ndarray, vocabulary: Sequence[str]) -> str:
+    """The text of a window with its active tokens between << and >>, neighbours together."""
+    words = (vocabulary[t] for t in tokens)
+    return "".join(f"<<{word}>>" if on else word for word, on in zip(words, active, strict=True)).replace(">><<", "")
 
 
 def window_rows(context: np.ndarray, position: np.ndarray, length: int) -> np.ndarray:
