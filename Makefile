@@ -1,7 +1,7 @@
 # The two commands are `make book` and `make test`; each sets everything up by itself.
 PYTHON ?= python3
 PROFILE ?= lab
-JOBS ?= 1
+JOBS ?= $(if $(filter lab,$(PROFILE)),2,1)
 BIN := .venv/bin
 READY := .venv/.ready
 # The CUDA libraries that a resolver adds on Linux: whoever has a GPU gets them with torch, nobody else needs them.
@@ -23,7 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-book: $(READY)  ## Execute every chapter that changed and build the site (PROFILE=lab, JOBS=1)
+book: $(READY)  ## Execute every chapter that changed and build the site (PROFILE=lab; JOBS at a time)
 	$(BIN)/dm build --profile $(PROFILE) --jobs $(JOBS)
 
 serve: $(READY)  ## Serve the built site at http://localhost:8000/
