@@ -134,11 +134,21 @@ def test_draws_of_the_fvu_centre_on_the_engines_value_and_share_their_text():
     assert relative[1] < 0.1 * relative[0]  # ‖x − mean‖² over itself hardly depends on the text
 
 
+def test_two_widths_leave_the_constant_open():
+    fit = fit_scaling([1024, 4096], [0.3, 0.2])
+    np.testing.assert_allclose(fit.law([1024, 4096]), [0.3, 0.2])
+    assert (fit.law.constant, fit.constant.low) == (0.0, pytest.approx(0.005, abs=0.006))
+    assert 0.18 < fit.constant.high < 0.2 and "two widths" in fit.note
+    np.testing.assert_allclose(fit.draws([1024, 4096])[:, 1], 0.2, rtol=1e-3)
+    later = fit.predict([2**20])[0]  # every one of those laws: from almost zero to almost 0.2
+    assert later.low < 0.05 and later.high > 0.18
+
+
 @pytest.mark.parametrize(
     ("width", "value", "message"),
     [
-        ([512, 1024], [0.2, 0.1], "give at least 3"),
-        ([512, 512, 1024], [0.2, 0.2, 0.1], "2 different width"),
+        ([512], [0.2], "at least 2 different widths"),
+        ([512, 512], [0.2, 0.3], "at least 2 different widths"),
         ([512, 1024, 2048], [0.2, 0.1], "same length"),
         ([512, 1024, 2048], [0.2, np.nan, 0.1], "finite and positive"),
     ],

@@ -104,10 +104,10 @@ def load_registered(ref: SaeRef, device: torch.device | str) -> SAE[Any]:
     from sae_lens import SAE
     from sae_lens.loading.pretrained_saes_directory import get_repo_id_and_folder_name
 
-    path = get_repo_id_and_folder_name(ref.release, ref.id)[1]
+    path = get_repo_id_and_folder_name(ref.release, ref.name)[1]
     folder = hub.fetch(ref.repo, ref.commit, (path, f"{path}/*"))
     with hub.explained(ref.repo, ref.commit), _reading(folder, ref.commit):
-        return SAE.from_pretrained(ref.release, ref.id, device=str(device), dtype="float32")
+        return SAE.from_pretrained(ref.release, ref.name, device=str(device), dtype="float32")
 
 
 @contextmanager

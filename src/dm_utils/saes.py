@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -45,6 +46,11 @@ class SaeRef:
     repo: str = ""
 
     @property
+    def name(self) -> str:
+        """The id within its release; `id` starts with the release where two releases of a profile use the same id."""
+        return self.id.removeprefix(f"{self.release}/")
+
+    @property
     def commit(self) -> str:
         """The commit of the SAE's repository on the hub; for an SAE of a local folder, its file's digest."""
         return hub.commit(self.repo, self.revision or None) if self.repo else self.revision
@@ -80,6 +86,8 @@ def catalog(profile: Profile, component: Component = "resid") -> list[SaeRef]:
             f"the profile {profile.name!r} names no SAEs for component {component!r}; "
             f"it has {', '.join(profile.releases)}"
         )
+    counts = Counter(ref.id for ref in found)
+    found = [replace(ref, id=f"{ref.release}/{ref.id}") if counts[ref.id] > 1 else ref for ref in found]
     return sorted(found, key=lambda ref: (ref.layer, ref.architecture, ref.d_sae, ref.l0, ref.id))
 
 
@@ -150,7 +158,7 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> SAE[Any]:
             from dm_utils.lab import weights_path
 
             folder = weights_path() / "saes"
-        path = folder / ref.id if (folder / ref.id).is_dir() else folder
+        path = folder / ref.name if (folder / ref.name).is_dir() else folder
         sae = SAE.load_from_disk(path, device=str(device), dtype="float32")
     check_loaded(ref, sae)
     if sae.hook_z_reshaping_mode:

@@ -48,15 +48,18 @@ def fit_power_law(width: Numbers, value: Numbers) -> PowerLaw:
 
     Parameters
     ----------
-    width : [sae], latents; at least 3 different widths.
+    width : [sae], latents. Two different widths are met by a law with any constant below both values; c is 0 then.
     value : [sae], the fraction of variance that each SAE leaves unexplained.
 
     Raises
     ------
-    ValueError : fewer than 3 different widths, lengths that differ, or values that are not finite and positive.
+    ValueError : fewer than 2 different widths, lengths that differ, or values that are not finite and positive.
     """
     w, y = _checked(width, value)
     reference = float(np.exp(np.log(w).mean()))
+    if len(np.unique(w)) == 2:
+        plain = _through_two(w, y[None], np.zeros(1), reference)
+        return PowerLaw(0.0, float(np.ravel(plain.scale)[0]), float(np.ravel(plain.exponent)[0]), reference)
     start = _fit_many(w, y[None], reference)
     low, high = np.array([0, 0, MIN_EXPONENT]), np.array([np.inf, np.inf, MAX_EXPONENT])
     guess = np.concatenate([start.constant, start.scale, start.exponent])
@@ -77,10 +80,8 @@ def _checked(width: Numbers, value: Numbers) -> tuple[Array, Array]:
     w, y = np.asarray(width, dtype=float), np.asarray(value, dtype=float)
     if w.shape != y.shape or w.ndim != 1:
         raise ValueError(f"width {w.shape} and value {y.shape} must be lists of the same length")
-    if len(np.unique(w)) < 3:
-        raise ValueError(
-            f"{len(np.unique(w))} different width(s) cannot determine a power law with a constant; give at least 3"
-        )
+    if len(np.unique(w)) < 2:
+        raise ValueError("SAEs of one width say nothing about scaling with it; give at least 2 different widths")
     if not (np.isfinite(w).all() and np.isfinite(y).all() and (w > 0).all() and (y > 0).all()):
         raise ValueError("widths and values must be finite and positive")
     return w, y
@@ -105,6 +106,18 @@ def _fit_many(width: Array, values: Float[Array, "draw sae"], reference: float) 
         low, high = np.where(smaller, low, left), np.where(smaller, right, high)
     exponent = np.exp((low + high) / 2)
     constant, scale, _ = _linear_part(np.exp(-exponent[:, None] * log_ratio), values)
+    return PowerLaw(constant, scale, exponent, reference)
+
+
+def _through_two(
+    width: Array, values: Float[Array, "draw sae"], constant: Float[Array, " draw"], reference: float
+) -> PowerLaw:
+    """The law of each given constant through the mean values at two widths, its exponent within bounds."""
+    ends = np.unique(width)
+    left = np.stack([values[:, width == end].mean(1) for end in ends], 1) - constant[:, None]
+    log_left, log_ratio = np.log(np.maximum(left, 1e-12)), np.log(ends / reference)
+    exponent = np.clip((log_left[:, 0] - log_left[:, 1]) / (log_ratio[1] - log_ratio[0]), MIN_EXPONENT, MAX_EXPONENT)
+    scale = np.exp((log_left + exponent[:, None] * log_ratio).mean(1))
     return PowerLaw(constant, scale, exponent, reference)
 
 
@@ -199,7 +212,8 @@ def fit_scaling(
 
     Parameters
     ----------
-    width, value : [sae], at least 3 different widths.
+    width, value : [sae]. With two different widths the draws go evenly over every constant that fits, from 0 to the
+        smaller value.
     draws : [draw, sae] from `breakdown.fvu_draws`; without it only the scatter of the SAEs makes the intervals.
 
     Raises
@@ -211,7 +225,12 @@ def fit_scaling(
         raise ValueError(f"draws must be [draw, {len(y)}], one column per SAE; given {draws.shape}")
     law = fit_power_law(w, y)
     n_draws = n_draws if draws is None else len(draws)
-    many = _fit_many(w, scattered(law(w), y, draws, 3, n_draws, seed + 1), law.reference)
+    drawn = scattered(law(w), y, draws, 3, n_draws, seed + 1)
+    if len(np.unique(w)) == 2:
+        even = np.random.default_rng(seed + 1).uniform(0, 1, n_draws)
+        many = _through_two(w, drawn, even * drawn.min(1).clip(min=0), law.reference)
+    else:
+        many = _fit_many(w, drawn, law.reference)
     constant = percentiles(law.constant, many.constant)
     return ScalingFit(
         width=w,
@@ -235,6 +254,8 @@ def _leave_one_out(width: Array, value: Array, reference: float) -> Float[Array,
 
 def _identified(width: Array, value: Array, law: PowerLaw, constant: Estimate) -> str:
     """Why the constant is not identified, or an empty string."""
+    if len(np.unique(width)) == 2:
+        return "two widths fit every constant from zero to the smaller value: the interval shows all of them"
     if len(width) <= 3:
         return (
             "three parameters meet as few SAEs, so their scatter is unknown: the interval shows the text's share only"
