@@ -21,6 +21,7 @@ import yaml
 from tqdm import tqdm
 
 FACE_ONLY = {"build.py", "cli.py"}  # modules that no chapter imports
+LAST = {"results"}  # pages about the other chapters' results, and about the published ones
 
 
 class BuildError(RuntimeError):
@@ -98,6 +99,7 @@ def shared_key(layout: Layout) -> str:
     """Hash what every chapter's result depends on: the package, the lab's weights, the lock and the Python version."""
     package = layout.root / "src/dm_utils"
     files = [path for kind in ("*.py", "*.js", "*.css", "*.json") for path in sorted(package.rglob(kind))]
+    files = [path for path in files if path.parent != package / "results"]
     contents = [path.name.encode() + path.read_bytes() for path in files if path.name not in FACE_ONLY]
     lock = (layout.root / "requirements.lock").read_bytes()
     return digest(*contents, lock, f"{sys.version_info[:2]}".encode())
@@ -200,20 +202,29 @@ def execute_chapters(layout: Layout, parameters: Mapping[str, Any], jobs: int = 
     """Bring every chapter's executed copy up to date, with a bar for each running chapter and one for all."""
     names, shared = chapters(layout), shared_key(layout)
     slots = list(range(jobs, 0, -1))
-    work = partial(refresh, layout, parameters=parameters, shared=shared, slots=slots)
+    work = partial(refresh, layout, parameters=parameters, slots=slots)
     with (
         kernel_environment(layout.executed / "tables", layout.store, jobs),
         tqdm(total=len(names), desc="chapters", unit="chapter", position=0) as overall,
         ThreadPoolExecutor(jobs) as pool,
     ):
-        pending = [pool.submit(work, name) for name in names]
         try:
-            for done in as_completed(pending):
-                overall.write(done.result())
-                overall.update()
+            for last in (False, True):
+                key = digest(shared.encode(), results_key(layout).encode()) if last else shared
+                pending = [pool.submit(work, name, shared=key) for name in names if (name in LAST) == last]
+                for done in as_completed(pending):
+                    overall.write(done.result())
+                    overall.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def results_key(layout: Layout) -> str:
+    """Hash what the pages of `LAST` show: the chapters' tables of this build, and the published files."""
+    tables = [path for path in sorted((layout.executed / "tables").glob("*.csv")) if path.stem not in LAST]
+    published = sorted((layout.root / "src/dm_utils/results").glob("*.json"))
+    return digest(*(path.name.encode() + path.read_bytes() for path in [*tables, *published]))
 
 
 def stage(layout: Layout) -> None:

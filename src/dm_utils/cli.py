@@ -86,6 +86,34 @@ def profiles() -> None:
 
 
 @app.command()
+def export(
+    profile: ProfileOption = "lab",
+    name: Annotated[str, typer.Option(help="The name to publish under, where it is not the profile's.")] = "",
+    tables: Annotated[
+        Path | None, typer.Option(help="The folder of tables; by default, those of the built book.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Where to write; by default, where the book looks.")] = None,
+) -> None:
+    """Write a profile's results as one small file, which the book shows from then on; commit it to publish it."""
+    from .build import BuildError, Layout, chapters
+    from .exports import FOLDER, export, read
+
+    try:
+        folder = tables or Layout.find(profile).executed / "tables"
+        target = export(folder, name or profile, to or FOLDER)
+        results = read(target)
+        lacking = [] if tables else sorted(set(chapters(Layout.find(profile))) - {*results.chapters, "results"})
+    except (BuildError, FileNotFoundError, ValueError) as error:
+        return stop(error)
+    size = target.stat().st_size / 2**10
+    typer.secho(
+        f"{target}: {len(results.rows)} results of {len(results.chapters)} chapters, {size:.0f} KiB", fg="green"
+    )
+    if lacking:
+        typer.echo(f"Without results: {', '.join(lacking)}")
+
+
+@app.command()
 def serve(
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
 ) -> None:

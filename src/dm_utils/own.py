@@ -1,4 +1,4 @@
-"""Your own model, SAE and text: `decompose_sae`, and what a profile needs to know about a model that is not its own.
+"""Your own model, SAE and text: `decompose_sae`.
 
 An SAE says where it belongs (SAELens' metadata: hook, width, model). Here that is checked against the model before
 anything is measured, because a wrong pairing gives numbers, too.
@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dm_utils import hub
-from dm_utils.profiles import ParameterError, Profile, load_profile
+from dm_utils.profiles import ParameterError, load_profile
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from dm_utils.decomposition import ErrorReport
 
 log = logging.getLogger("dm_utils")
-LAYERS, WIDTH = ("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd")  # their names in config.json
 PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
 COMMON_SITES = (
     "mlp.hook_post",
@@ -303,67 +300,3 @@ def flat(sae: SAE[Any]) -> Iterator[None]:
     finally:
         if reshaping:
             sae.turn_on_forward_pass_hook_z_reshaping()
-
-
-def model_sizes(model: str, revision: str | None = None) -> dict[str, int]:
-    """`n_layers` and `d_model` as a model's config.json says them, from a local folder or from the hub.
-
-    Raises
-    ------
-    ParameterError : the folder is not a Hugging Face model folder.
-    LoadError : the hub does not give the file.
-    """
-    folder = Path(model).expanduser()
-    folder = folder if folder.is_dir() else hub.fetch(model, revision, ["config.json"])
-    path = folder / "config.json"
-    if not path.exists():
-        raise ParameterError(
-            f"model = {model!r}: the folder holds no config.json, so it is not a Hugging Face model folder"
-        )
-    config = json.loads(path.read_text())
-    config |= config.get("text_config") or {}  # models that also see
-    found = {
-        size: next((int(config[name]) for name in names if name in config), 0)
-        for size, names in (("n_layers", LAYERS), ("d_model", WIDTH))
-    }
-    if not all(found.values()):
-        raise ParameterError(
-            f"model = {model!r}: its config.json names neither of {LAYERS} and {WIDTH}; give n_layers, d_model"
-        )
-    return found
-
-
-def complete(base: Profile, changed: dict[str, Any]) -> dict[str, Any]:
-    """Overrides of a profile, with what follows from them: a model's sizes, title and layer; lists of releases."""
-    if "releases" in changed:
-        changed = changed | {"releases": by_component(changed["releases"])}
-    model, layer = changed.get("model", base.model), base.layer
-    if isinstance(model, str) and model not in ("lab", base.model):
-        sizes = model_sizes(model, changed.get("model_revision"))
-        changed = {"name": "own", "title": Path(model).name, **sizes, **changed}
-        layer = min(round(base.layer / base.n_layers * changed["n_layers"]), changed["n_layers"] - 1)  # as deep
-    return {"layer": nearest_layer(changed.get("releases"), layer), **changed}
-
-
-def nearest_layer(releases: Any, layer: int) -> int:
-    """The layer nearest to `layer` at which local folders of SAEs have residual SAEs, or others if there are none."""
-    from dm_utils.saes import release_catalog
-
-    names = [name for names in releases.values() for name in names] if isinstance(releases, Mapping) else []
-    refs = [ref for name in names if Path(name).expanduser().is_dir() for ref in release_catalog(name)]
-    layers = {ref.layer for ref in refs if ref.component == "resid"} or {ref.layer for ref in refs} or {layer}
-    return min(layers, key=lambda other: (abs(other - layer), other))
-
-
-def by_component(releases: Any) -> Any:
-    """Releases as a profile holds them: a name, or a list of names, is sorted by what its SAEs say they sit at."""
-    names = [releases] if isinstance(releases, str) else releases
-    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        return releases  # the profile refuses it and says what it takes
-    from dm_utils.saes import release_catalog
-
-    found: dict[str, tuple[str, ...]] = {}
-    for name in names:
-        for part in dict.fromkeys(ref.component for ref in release_catalog(name)):
-            found[part] = (*found.get(part, ()), name)
-    return found

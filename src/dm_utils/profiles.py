@@ -100,7 +100,7 @@ class Profile(BaseModel):
         for name in changed:
             require(name, type(self).model_fields, "parameter")
         if changed.keys() & {"model", "releases"}:
-            from dm_utils.own import complete
+            from dm_utils.own_profile import complete
 
             changed = complete(self, changed)
         # Strict, but an integer passes for a float: `-p near_l0 16`.
