@@ -170,7 +170,7 @@ def reported_rows(results: list[Results]) -> pd.DataFrame:
     ranges = rows["paper_value"].map(paper_range)
     kept = rows[ranges.notna()].copy()
     kept[["paper_low", "paper_high"]] = ranges[ranges.notna()].tolist()
-    kept["quantity"] = [_quantity(label(row.metric), str(row.figure)) for row in kept.itertuples()]
+    kept["quantity"] = [_quantity(label(str(row.metric)), str(row.figure)) for row in kept.itertuples()]
     several = kept.groupby("quantity")["paper_value"].transform("nunique") > 1
     said = " beside " + kept["paper_value"].str.replace("..", " to ", regex=False)
     return kept.assign(quantity=kept["quantity"] + said.where(several, ""))
