@@ -63,11 +63,11 @@ def released(x: Tensor, split: Split, suite: list[Any], folder: Path) -> list[di
     return [_released_one(x, split, sae, folder / f"{i}.npy") for i, sae in enumerate(suite)]
 
 
-def _released_one(x: Tensor, split: Split, sae: Any, path: Path) -> dict[str, float]:
-    np.save(path, torch.cat([b - sae.decode(sae.encode(b)) for b in x.split(4096)]).numpy())
-    error = torch.from_numpy(np.load(path))
-    fit, held = split.fit, ~split.fit
-    design = torch.cat([x, torch.ones(len(x), 1)], 1)
+def _released_one(x: Tensor, split: Split, sae: Any, path: Path, block: int = 4096) -> dict[str, float]:
+    np.save(path, torch.cat([b - sae.decode(sae.encode(b)) for b in x.split(block)]).cpu().numpy())
+    error = torch.from_numpy(np.load(path)).to(x.device)
+    fit, held = split.fit.to(x.device), ~split.fit.to(x.device)
+    design = torch.cat([x, x.new_ones(len(x), 1)], 1)
     norm = error.square().sum(1, keepdim=True)
     norm_left = norm[held] - design[held] @ torch.linalg.lstsq(design[fit], norm[fit]).solution
     left = error[held] - design[held] @ torch.linalg.lstsq(design[fit], error[fit]).solution

@@ -1,0 +1,297 @@
+"""One site of Section 4 and Section 6.1 at the sizes of Gemma 2 and Gemma Scope: time, share of the peak, memory.
+
+A Gemma-2-shaped model with random weights runs up to the site; JumpReLU SAEs whose atoms are noisy activations stand in
+for trained ones. Nothing is downloaded. For each stage: seconds, the share of what a plain matrix product reaches on this
+device in this run, and the peak of the memory. Then the ratio to the released procedure (`sweep.py`) on the same arrays,
+and how far TF32 products and a bfloat16 model move R² from float32.
+
+    python benchmarks/gpu.py                          Gemma 2 2B, SAEs of 16k to 1M latents, on a GPU
+    python benchmarks/gpu.py --shape 9b --widths 16384 131072
+    python benchmarks/gpu.py --device cpu --shape small --widths 512 2048
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import io
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from sweep import PeakMemory, _released_one, engine
+from torch import Tensor
+
+from dm_utils import models, saes
+from dm_utils.decomposition import Decomposer
+from dm_utils.pursuit_study import pursue
+from dm_utils.regression import Design, Split
+
+# layers, d_model, heads, key-value heads, d_head, d_mlp, vocabulary, the paper's layer
+SHAPES = {
+    "2b": (26, 2304, 8, 4, 256, 9216, 256_000, 12),
+    "9b": (42, 3584, 16, 8, 256, 14336, 256_000, 20),
+    "small": (4, 256, 4, 2, 64, 1024, 4096, 2),
+}
+METRICS = ("r2_error_norm", "r2_error_vector", "fvu", "fvu_nonlinear")
+TOLERANCE = 1e-3
+DENSE = 2**28  # latents that the released procedure holds at once: 1 GiB of float32
+
+
+@dataclass
+class Clock:
+    """Times stages on a device and prints each with its share of the peak of matrix products and its memory."""
+
+    device: torch.device
+    peak: dict[str, float] = field(default_factory=dict)  # FLOP/s by precision
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def measure_peak(self, n: int, dtype: torch.dtype) -> float:
+        """What a square matrix product of size n reaches: the best of five."""
+        a, best = torch.randn(n, n, device=self.device, dtype=dtype), 0.0
+        for _ in range(5):
+            start = self._now()
+            a @ a
+            best = max(best, 2 * n**3 / (self._now() - start))
+        return best
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    @contextlib.contextmanager
+    def stage(self, name: str, flops: float, precision: str = "float32") -> Iterator[None]:
+        """Time what runs inside and print a line; `flops` counts its matrix products."""
+        cuda = self.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        with PeakMemory() as host:
+            start = self._now()
+            yield
+            taken = self.seconds[name] = self._now() - start
+        memory = torch.cuda.max_memory_allocated() / 2**30 if cuda else host.mebibytes / 2**10
+        share = f"{flops / taken / self.peak[precision]:7.1%}" if flops else "      –"
+        print(f"  {name:34}{taken:10.3f} s {share} of {precision:9}{memory:8.2f} GiB", flush=True)
+
+
+def random_model(shape: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """A Gemma 2 of this shape with random weights, on the bridge, as the profiles load it; the same for every dtype."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+
+    layers, d, heads, kv, d_head, d_mlp, vocabulary, _ = SHAPES[shape]
+    sizes = {"num_hidden_layers": layers, "hidden_size": d, "num_attention_heads": heads, "num_key_value_heads": kv}
+    sizes |= {"head_dim": d_head, "intermediate_size": d_mlp, "vocab_size": vocabulary}
+    config = Gemma2Config(**sizes, architectures=["Gemma2ForCausalLM"])
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    with torch.device(device):  # drawn in bfloat16, so that both precisions hold the same weights
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            model = Gemma2ForCausalLM(config)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    model = model.to(dtype).eval()
+    words = Tokenizer(WordLevel({"<unk>": 0, "<bos>": 1, "<eos>": 2}, unk_token="<unk>"))
+    marks = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        config.save_pretrained(folder)
+        PreTrainedTokenizerFast(tokenizer_object=words, **marks).save_pretrained(folder)
+        return TransformerBridge.boot_transformers(folder, hf_model=model, device=device, dtype=dtype)
+
+
+def site(model: Any, tokens: Tensor, layer: int, skip: int, batch: int) -> Tensor:
+    """The activations of the kept positions, float32 [token, d], on the model's device."""
+    hook = f"blocks.{layer}.hook_resid_post"
+    return torch.cat(
+        [b[hook][:, skip:-1].flatten(0, 1).float() for b in models.activations(model, tokens, [hook], batch)]
+    )
+
+
+def forward_flops(shape: str, n_tokens: int) -> float:
+    """Matrix products of the blocks up to the paper's layer, attention's scores left out."""
+    _, d, heads, kv, d_head, d_mlp, _, layer = SHAPES[shape]
+    return 2.0 * n_tokens * (layer + 1) * d * (d_head * (2 * heads + 2 * kv) + 3 * d_mlp)
+
+
+@torch.inference_mode()
+def stand_in(x: Tensor, width: int, l0: int) -> Any:
+    """A JumpReLU SAE whose atoms are activations with noise, its threshold set for a mean L0 and its scale to fit."""
+    from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+
+    d, rng = x.shape[1], torch.Generator(x.device).manual_seed(width)
+    config = JumpReLUSAEConfig(d_in=d, d_sae=width, dtype="float32", device=str(x.device), apply_b_dec_to_input=True)
+    sae = JumpReLUSAE(config).eval().requires_grad_(False)
+    mean, few = x.mean(0), x[torch.randint(len(x), (512,), generator=rng, device=x.device)]
+    spread = (few - mean).std()
+    for rows in torch.arange(width, device=x.device).split(65536):
+        drawn = x[torch.randint(len(x), (len(rows),), generator=rng, device=x.device)] - mean
+        drawn += spread * torch.randn(drawn.shape, generator=rng, device=x.device)
+        sae.W_dec[rows] = torch.nn.functional.normalize(drawn, dim=1)
+    sae.W_enc.copy_(sae.W_dec.T)
+    sae.b_dec.copy_(mean)
+    sae.b_enc.zero_()
+    sae.threshold.fill_(float(torch.topk((few - mean) @ sae.W_enc, l0, dim=1).values[:, -1].median()))
+    made = saes.reconstruct(sae, few) - mean
+    scale = (made * (few - mean)).sum() / made.square().sum().clamp_min(1e-12)
+    sae.W_dec.mul_(scale)
+    return sae
+
+
+@torch.inference_mode()
+def decompose(decomposer: Decomposer, sae: Any) -> tuple[dict[str, float], float]:
+    """Section 4 of one SAE as the study does it: one encode, two decodes. Returns the metrics and the mean L0."""
+    kept: dict[int, saes.Codes] = {}
+
+    def sae_out(rows: slice, x: Tensor) -> Tensor:
+        if rows.start not in kept:
+            kept[rows.start] = saes.codes(sae, x)
+        return saes.decode(sae, kept[rows.start])
+
+    result = decomposer.run(sae_out)
+    l0 = sum(len(code.indices) for code in kept.values()) / len(decomposer.design)
+    return {name: result.metrics[name].value for name in METRICS}, l0
+
+
+def worst(found: dict[str, float], reference: dict[str, float]) -> float:
+    """The largest difference of the metrics."""
+    return max(abs(found[name] - reference[name]) for name in METRICS)
+
+
+def free(device: torch.device) -> None:
+    """Give back what is no longer referred to."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def run(args: argparse.Namespace, say: Callable[[str], None] = print) -> dict[str, float]:
+    """Run every stage; return the largest difference of each check's metrics from float32 or the released procedure."""
+    device, layer = torch.device(args.device), SHAPES[args.shape][-1]
+    cuda, d = device.type == "cuda", SHAPES[args.shape][1]
+    torch.set_float32_matmul_precision("highest")
+    clock, n = Clock(device), 8192 if cuda else 1024
+    clock.peak = {"float32": clock.measure_peak(n, torch.float32), "bfloat16": clock.measure_peak(n, torch.bfloat16)}
+    torch.set_float32_matmul_precision("high")
+    clock.peak["tf32"] = clock.measure_peak(n, torch.float32)
+    torch.set_float32_matmul_precision("highest")
+    say(
+        f"{torch.cuda.get_device_name(device) if cuda else 'CPU'}, torch {torch.__version__}, Gemma 2 {args.shape}, layer {layer}"
+    )
+    say("matrix products: " + ", ".join(f"{name} {rate / 1e12:.2f} TFLOP/s" for name, rate in clock.peak.items()))
+
+    tokens = torch.randint(
+        3, SHAPES[args.shape][6], (args.contexts, args.ctx_len), generator=torch.Generator().manual_seed(0)
+    )
+    kept = args.contexts * (args.ctx_len - 1 - args.skip)
+    x = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        name, model = str(dtype).removeprefix("torch."), random_model(args.shape, dtype, device)
+        with clock.stage(f"activations, {name} model", forward_flops(args.shape, tokens.numel()), name):
+            x[name] = site(model, tokens, layer, args.skip, args.batch)
+        del model
+        free(device)
+    split = Split.random(torch.arange(args.contexts).repeat_interleave(args.ctx_len - 1 - args.skip))
+    fit = int(split.fit.sum())
+    with clock.stage("moments and factorisation", 2.0 * fit * d**2):
+        decomposer = Decomposer(Design(x["float32"], split, block=args.block), n_bootstrap=args.n_bootstrap)
+    differences: dict[str, float] = {}
+    for width in args.widths:
+        say(f"SAE of {width:,} latents, {kept:,} tokens")
+        sae = stand_in(x["float32"], width, args.l0)
+        with clock.stage("encode", 2.0 * kept * d * width):
+            for block in x["float32"].split(args.block):
+                saes.codes(sae, block)
+        with clock.stage("Section 4: encode, decode, maps", 2.0 * kept * d * width + 2.0 * (fit + kept) * d**2):
+            reference, l0 = decompose(decomposer, sae)
+        say("  " + ", ".join(f"{name} {value:.4f}" for name, value in reference.items()) + f", L0 {l0:.1f}")
+        some = x["float32"][: args.pursuit_tokens]
+        with clock.stage(f"Section 6.1: pursuit of {len(some):,} tokens", 2.0 * len(some) * d * width * (l0 + 1)):
+            pursue(sae, some)
+        differences |= checks(args, clock, decomposer, sae, x, reference, say)
+        if args.released_tokens:
+            differences |= released(args, clock, x["float32"], sae, say)
+        del sae
+        free(device)
+    return differences
+
+
+def checks(
+    args: argparse.Namespace,
+    clock: Clock,
+    decomposer: Decomposer,
+    sae: Any,
+    x: dict[str, Tensor],
+    reference: dict[str, float],
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """TF32 products, and the activations of the bfloat16 model, against float32: the largest difference of a metric."""
+    found, split, width = {}, decomposer.design.split, sae.cfg.d_sae
+    for name, values, precision in (("tf32", x["float32"], "high"), ("bfloat16 model", x["bfloat16"], "highest")):
+        torch.set_float32_matmul_precision(precision)
+        with clock.stage(
+            f"Section 4, {name}", 2.0 * len(values) * sae.cfg.d_in * width, "tf32" if name == "tf32" else "float32"
+        ):
+            again = Decomposer(Design(values, split, block=args.block), n_bootstrap=args.n_bootstrap)
+            found[f"{name}, {width}"] = difference = worst(decompose(again, sae)[0], reference)
+        torch.set_float32_matmul_precision("highest")
+        say(
+            f"  {name}: metrics within {difference:.1e} of float32 {'(agrees)' if difference < TOLERANCE else '(DISAGREES)'}"
+        )
+    return found
+
+
+def released(
+    args: argparse.Namespace, clock: Clock, x: Tensor, sae: Any, say: Callable[[str], None]
+) -> dict[str, float]:
+    """The released procedure and the engine, each from the activations on, on the same tokens."""
+    width, n = sae.cfg.d_sae, min(args.released_tokens, len(x))
+    some, split = x[:n], Split.random(torch.arange(n) * 32 // n)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        with clock.stage(f"released procedure, {n:,} tokens", 2.0 * n * sae.cfg.d_in * width * 2):
+            theirs = _released_one(some, split, sae, Path(folder) / "error.npy", max(1, min(4096, DENSE // width)))
+        with clock.stage(f"engine, {n:,} tokens, intervals", 2.0 * n * sae.cfg.d_in * width):
+            ours = engine(some, split, [sae], Path(folder))[0]
+    ratio = clock.seconds[f"released procedure, {n:,} tokens"] / clock.seconds[f"engine, {n:,} tokens, intervals"]
+    difference = max(abs(theirs[name] - ours[name]) for name in theirs)
+    say(f"  released / engine: {ratio:.2f} in time; metrics within {difference:.1e}")
+    return {f"released, {width}": difference}
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--device", default="cuda")
+    found.add_argument("--shape", choices=list(SHAPES), default="2b")
+    found.add_argument("--widths", type=int, nargs="+", default=[2**14, 2**16, 2**18, 2**20])
+    found.add_argument("--l0", type=int, default=60, help="mean active latents that thresholds are set for")
+    found.add_argument("--contexts", type=int, default=300)
+    found.add_argument("--ctx-len", type=int, default=1024)
+    found.add_argument("--skip", type=int, default=200)
+    found.add_argument("--batch", type=int, default=2, help="contexts per forward pass")
+    found.add_argument("--block", type=int, default=8192, help="tokens per block of the engine")
+    found.add_argument("--n-bootstrap", type=int, default=1000)
+    found.add_argument("--pursuit-tokens", type=int, default=2048)
+    found.add_argument("--released-tokens", type=int, default=16384, help="0 leaves the released procedure out")
+    return found
+
+
+def main() -> int:
+    args = parser().parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print(
+            "no GPU here; the same code runs with --device cpu --shape small --widths 512 2048 --contexts 40 --ctx-len 256"
+        )
+        return 2
+    return 0 if all(difference < TOLERANCE for difference in run(args).values()) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
