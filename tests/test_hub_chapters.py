@@ -22,6 +22,15 @@ SMALL = {  # what makes the costly chapters small; their own parameters
     "D_random_data": {"n_tokens": 2000, "d": 40},
     "lab_model": {"n_contexts": 64, "n_splice": 4, "n_bootstrap": 100},
 }
+FEWER = {  # the canonical SAEs, where a chapter studies every SAE of every layer and Gemma Scope has 832
+    ("05_1_norm_test", "gemma-2-2b"): {
+        "releases": {
+            "resid": ["gemma-scope-2b-pt-res-canonical"],
+            "mlp": ["gemma-scope-2b-pt-mlp-canonical"],
+            "att": ["gemma-scope-2b-pt-att-canonical"],
+        }
+    }
+}
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +65,9 @@ def run(name, profile, world, monkeypatch):
     values = {"profile": profile} if name == "lab_model" else miniature.parameters(profile)
     target = folder / "runs" / f"{name}.ipynb"
     with kernel_environment(folder / "tables", folder / "store", jobs=os.cpu_count() or 1):
-        execute(ROOT / "notebooks" / f"{name}.ipynb", target, values | SMALL.get(name, {}))
+        execute(
+            ROOT / "notebooks" / f"{name}.ipynb", target, values | SMALL.get(name, {}) | FEWER.get((name, profile), {})
+        )
     return json.loads(target.read_text()), hub, folder
 
 

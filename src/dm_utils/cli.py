@@ -76,13 +76,29 @@ def chapter(
 
 
 @app.command()
-def profiles() -> None:
-    """List what can be studied."""
-    from .profiles import load_profile, profile_names
+def profiles(
+    selection: Annotated[
+        str,
+        typer.Option(help="Of SAEs: 'one SAE', 'nearest L0 per width', 'every SAE of the layer', 'one SAE per layer'."),
+    ] = "nearest L0 per width",
+) -> None:
+    """List what can be studied, and what each profile needs: memory, disk, download, time."""
+    from rich.console import Console
+    from rich.table import Table
 
-    for name in profile_names():
-        p = load_profile(name)
-        typer.echo(f"{name:14} {p.title}: {p.n_layers} layers, layer {p.layer} by default, SAEs near L0 {p.near_l0:g}")
+    from .needs import table
+    from .profiles import ParameterError
+
+    try:
+        found = table(selection=selection)  # type: ignore[arg-type]
+    except ParameterError as error:
+        return stop(error)
+    shown = Table(title=f"Profiles, with {selection} (computed from the sizes of model and SAEs)")
+    for name in found.columns:
+        shown.add_column(name, no_wrap=name == "profile")
+    for row in found.astype(str).itertuples(index=False):
+        shown.add_row(*row)
+    Console(width=None if typer.get_text_stream("stdout").isatty() else 200).print(shown)
 
 
 @app.command()

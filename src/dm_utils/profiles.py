@@ -47,6 +47,9 @@ class Profile(BaseModel):
     width: Count = Field(
         description="a whole number, the SAE width (number of latents) of single-SAE experiments, at least 1"
     )
+    max_width: Count | None = Field(
+        default=None, description="a whole number, the widest SAE to study: wider ones are left out, at least 1"
+    )
     n_contexts: Annotated[int, Field(ge=2)] = Field(description="a whole number of contexts of text, at least 2")
     ctx_len: Annotated[int, Field(ge=8)] = Field(
         description="a whole number of tokens in a context, BOS included, at least 8"
@@ -184,7 +187,9 @@ _PROFILES: dict[str, dict[str, Any]] = {
         "layer": 12,
         "near_l0": 60.0,
         "width": 16384,
+        "max_width": 131072,  # what fits into 16 GB, Section 5.3 included: `needs.free_tier`
         "dtype": "bfloat16",
+        "batch": 1,
     },
     "gemma-2-9b": {
         **_GEMMA,
@@ -200,6 +205,23 @@ _PROFILES: dict[str, dict[str, Any]] = {
         "layer": 20,
         "near_l0": 60.0,
         "width": 16384,
+        "dtype": "bfloat16",
+    },
+    "gemma-3-1b": {
+        **_GEMMA,
+        "title": "Gemma 3 1B",
+        "model": "google/gemma-3-1b-pt",
+        "n_layers": 26,
+        "d_model": 1152,
+        "releases": {
+            "resid": ("gemma-scope-2-1b-pt-res", "gemma-scope-2-1b-pt-res-all"),
+            "mlp": ("gemma-scope-2-1b-pt-mlp", "gemma-scope-2-1b-pt-mlp-all"),
+            "att": ("gemma-scope-2-1b-pt-att", "gemma-scope-2-1b-pt-att-all"),
+        },
+        "layer": 13,
+        "near_l0": 60.0,
+        "width": 16384,
+        "max_width": 262144,  # what fits into 16 GB
         "dtype": "bfloat16",
     },
     "llama-3.1-8b": {

@@ -86,6 +86,12 @@ def catalog(profile: Profile, component: Component = "resid") -> list[SaeRef]:
             f"the profile {profile.name!r} names no SAEs for component {component!r}; "
             f"it has {', '.join(profile.releases)}"
         )
+    if profile.max_width and not any(ref.d_sae <= profile.max_width for ref in found):
+        raise ParameterError(
+            f"max_width = {profile.max_width}: the narrowest {component} SAE of {profile.name!r} has "
+            f"{min(ref.d_sae for ref in found)} latents"
+        )
+    found = [ref for ref in found if ref.d_sae <= (profile.max_width or ref.d_sae)]
     counts = Counter(ref.id for ref in found)
     found = [replace(ref, id=f"{ref.release}/{ref.id}") if counts[ref.id] > 1 else ref for ref in found]
     return sorted(found, key=lambda ref: (ref.layer, ref.architecture, ref.d_sae, ref.l0, ref.id))
