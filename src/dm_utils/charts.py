@@ -6,7 +6,7 @@ Every builder takes a table as :meth:`dm_utils.Study.measure` returns it (column
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
@@ -193,10 +193,17 @@ def pair_matrix(pairs: pd.DataFrame, value: str = "r2", title: str = "R²") -> a
     return alt.layer(cells, numbers).properties(width="container", height=360)
 
 
-def violins(values: pd.DataFrame, order: Sequence[str], value: str = "value", title: str = "R²") -> alt.LayerChart:
+def violins(
+    values: pd.DataFrame,
+    order: Sequence[str],
+    value: str = "value",
+    title: str = "R²",
+    names: Mapping[str, str] | None = None,
+) -> alt.LayerChart:
     """Draw the distribution of a value per component (Fig. 6): every SAE a hoverable point over its density.
 
-    ``values`` holds ``component`` (one of ``order``, each a key of :data:`COLORS`), ``value, low, high`` and the SAE's columns.
+    ``values`` holds ``component`` (one of ``order``, each a key of :data:`COLORS`), ``value, low, high`` and the SAE's columns;
+    ``names`` says how the axis calls the components.
     """
     from scipy.stats import gaussian_kde
 
@@ -214,8 +221,9 @@ def violins(values: pd.DataFrame, order: Sequence[str], value: str = "value", ti
                 )
             )
     dots["place"] = dots["middle"] + np.random.default_rng(0).uniform(-0.12, 0.12, len(dots))
-    names = " : ".join(f"datum.value == {index} ? '{name}'" for index, name in enumerate(order)) + " : ''"
-    axis = alt.Axis(values=list(range(len(order))), labelExpr=names, grid=False)
+    shown = [(names or {}).get(name, name) for name in order]
+    label = " : ".join(f"datum.value == {index} ? '{name}'" for index, name in enumerate(shown)) + " : ''"
+    axis = alt.Axis(values=list(range(len(order))), labelExpr=label, grid=False)
     y_scale = alt.Scale(domain=[-0.6, len(order) - 0.4], reverse=True, nice=False)
     hue = alt.Color(
         "component:N", legend=None, scale=alt.Scale(domain=list(order), range=[COLORS[name] for name in order])

@@ -99,7 +99,7 @@ def mixing(grid: pd.DataFrame) -> alt.LayerChart:
     """
     steps = sorted(grid["linear"].unique().tolist())
     width = float(np.diff(steps).min())
-    data = grid.assign(text=texts(grid, "value", "low", "high")).round(5)
+    data = grid.assign(text=texts(grid, "value", "low", "high"), largest=grid["value"].max()).round(5)
     at = {
         name: alt.param(
             name=f"share_{name}",
@@ -109,21 +109,24 @@ def mixing(grid: pd.DataFrame) -> alt.LayerChart:
         for name in ("linear", "nonlinear")
     }
     base = alt.Chart(data).encode(
-        x=alt.X("linear:O", title="share of LinearError added to Sae(x)", axis=alt.Axis(labelAngle=0, format="%")),
-        y=alt.Y("nonlinear:O", title="share of NonlinearError added", sort="descending", axis=alt.Axis(format="%")),
+        x=alt.X("linear:O", title="share of LinearError added to Sae(x)", axis=alt.Axis(labelAngle=0, format=".0%")),
+        y=alt.Y("nonlinear:O", title="share of NonlinearError added", sort="descending", axis=alt.Axis(format=".0%")),
         tooltip=["linear:Q", "nonlinear:Q", "text:N"],
     )
-    hue = alt.Color("value:Q", title="loss above the original", scale=alt.Scale(scheme="viridis", reverse=True))
+    hue = alt.Color("value:Q", legend=None, scale=alt.Scale(scheme="viridis", reverse=True))
     chosen = "abs(datum.linear - share_linear) < 1e-6 && abs(datum.nonlinear - share_nonlinear) < 1e-6"
     frame = base.mark_rect(fill=None, stroke=INK, strokeWidth=3).transform_filter(chosen)
-    words = (
-        base.mark_text(fontSize=13, fontWeight=600)
-        .encode(text="text:N", color=alt.value("#111111"))
+    dark = alt.condition("datum.value > 0.6 * datum.largest", alt.value("#ffffff"), alt.value("#111111"))
+    numbers = base.mark_text(fontSize=12).encode(text=alt.Text("value:Q", format=".3f"), color=dark)
+    reading = (
+        alt.Chart(data)
+        .mark_text(align="left", fontSize=13, fontWeight=600, color=INK)
+        .encode(x=alt.value(0), y=alt.value(-10), text="reading:N")
         .transform_filter(chosen)
+        .transform_calculate(reading="'loss above the original: ' + datum.text")
     )
-    back = base.mark_rect(fill="#ffffff", opacity=0.75).transform_filter(chosen)
     cells = base.mark_rect().encode(color=hue)
-    return alt.layer(cells, back, frame, words).add_params(*at.values()).properties(**WIDE, height=300)
+    return alt.layer(cells, frame, numbers, reading).add_params(*at.values()).properties(**WIDE, height=300)
 
 
 def encoders(table: pd.DataFrame) -> alt.LayerChart:
