@@ -14,7 +14,6 @@ from demo import ROOT
 
 from dm_utils import colab
 from dm_utils.book import Chapter
-from dm_utils.profiles import profile_names
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NEEDS = ["altair<7,>=6", "numpy<3,>=2", "torch<3,>=2.6", 'jupyter-book<2; extra == "book"', "pandas<4,>=2.2"]
@@ -66,17 +65,32 @@ def test_a_package_replaced_while_loaded_asks_for_a_restart() -> None:
     ("memory", "licensed", "profile"),
     [
         (None, True, "lab"),
-        (2.0, True, "lab"),
-        (14.7, False, "gpt2-small"),  # Colab's free GPU, no Hugging Face token
-        (14.7, True, "gemma-2-2b"),
-        (22.2, True, "gemma-2-2b"),
-        (39.6, True, "gemma-2-9b"),
-        (39.6, False, "gpt2-small"),
+        (4.0, True, "lab"),
+        (15.8, False, "gpt2-small"),  # Colab's free GPU, no Hugging Face token
+        (15.8, True, "gemma-2-2b"),
+        (42.5, True, "llama-3.1-8b"),
+        (141.0, True, "gemma-2-9b"),
+        (141.0, False, "gpt2-small"),
     ],
 )
 def test_the_largest_profile_that_fits_is_chosen(memory: float | None, licensed: bool, profile: str) -> None:
-    assert colab.fitting_profile(memory, licensed) == profile
-    assert profile in profile_names()
+    ram = 13.6 if memory is None or memory < 16 else 200.0
+    assert colab.fitting_profile(memory and memory * 1e9, ram * 1e9, licensed) == profile
+
+
+def test_the_runtime_is_told_its_profile_and_what_else_would_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(colab, "in_colab", lambda: True)
+    monkeypatch.setattr(colab, "gpu", lambda: ("Tesla T4", 15.8e9))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setenv("DM_PROFILE", "")  # restored afterwards
+    monkeypatch.delenv("DM_PROFILE")
+    colab.prepare()
+    assert os.environ["DM_PROFILE"] == "gpt2-small"
+    said = capsys.readouterr().out
+    assert "GPU: Tesla T4, 16 GB. The default profile here is 'gpt2-small'" in said
+    assert "would fit: accept its licence" in said
 
 
 def test_the_choice_holds_only_where_no_profile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,6 @@ except ImportError:
     from dm_utils import colab
 colab.prepare()"""
 KEPT = ("torch", "numpy")  # Colab's own match its drivers and its other packages
-# The smallest GPU of each profile, in GiB of its memory, largest first, and whether the model asks for a licence.
-FITS = (("gemma-2-9b", 38.0, True), ("gemma-2-2b", 14.0, True), ("gpt2-small", 4.0, False))
 
 
 def in_colab() -> bool:
@@ -111,21 +109,29 @@ def replaced_while_loaded(before: Mapping[str, str], after: Mapping[str, str]) -
 
 
 def gpu() -> tuple[str, float] | None:
-    """The GPU's name and its memory in GiB; None without one."""
+    """The GPU's name and its memory in bytes; None without one."""
     import torch
 
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_properties(0)
-    return found.name, found.total_memory / 2**30
+    return found.name, float(found.total_memory)
 
 
-def fitting_profile(memory: float | None, licensed: bool) -> str:
-    """The largest profile for a GPU of `memory` GiB; gated models only for who has a Hugging Face token."""
-    for name, least, gated in FITS:
-        if memory is not None and memory >= least and (licensed or not gated):
-            return name
-    return "lab"
+def fitting_profile(memory: float | None, ram: float, licensed: bool) -> str:
+    """The profile with the largest model that a GPU of `memory` bytes and `ram` hold, by the sums of `dm_utils.needs`.
+
+    Models with a licence are only for who has a Hugging Face token; without a GPU it is the lab.
+    """
+    if memory is None:
+        return "lab"
+    from .needs import Machine, needs
+    from .profiles import load_profile, profile_names
+
+    here = Machine("here", memory, ram, 1.0)
+    found = [needs(load_profile(name)) for name in profile_names()]
+    fitting = [one for one in found if one.fits(here) and (licensed or not one.shape.needs_licence)]
+    return max(fitting, key=lambda one: one.shape.parameters).profile.name if fitting else "lab"
 
 
 def prepare() -> None:
@@ -137,14 +143,16 @@ def prepare() -> None:
     if not in_colab():
         return
     install()
+    import psutil
     from huggingface_hub import get_token
 
-    device = gpu()
+    device, ram = gpu(), float(psutil.virtual_memory().total)
     memory = device[1] if device else None
-    best, found = fitting_profile(memory, licensed=True), f"GPU: {device[0]}, {memory:.0f} GiB" if device else "No GPU"
+    found = f"GPU: {device[0]}, {device[1] / 1e9:.0f} GB" if device else "No GPU"
     if "DM_PROFILE" not in os.environ:
-        os.environ["DM_PROFILE"] = fitting_profile(memory, licensed=device is not None and get_token() is not None)
-        if best != os.environ["DM_PROFILE"]:
+        chosen = fitting_profile(memory, ram, licensed=device is not None and get_token() is not None)
+        os.environ["DM_PROFILE"] = chosen
+        if (best := fitting_profile(memory, ram, licensed=True)) != chosen:
             print(
                 f"{best!r} would fit: accept its licence on huggingface.co, add HF_TOKEN to Colab's secrets, restart."
             )
