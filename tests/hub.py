@@ -113,11 +113,12 @@ class Hub:
         fresh |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
         return fresh | {"PYTHONPATH": str(Path(__file__).parent)}
 
-    def fault_for(self, path):
-        """The first fault that applies to a request, used up by one."""
+    def fault_for(self, command, path):
+        """The first fault that applies to a request, used up by one. What spoils contents waits for a GET."""
         with self.lock:
             for fault in self.faults:
-                if fault.times > 0 and re.search(fault.path, path):
+                applies = fault.what in ERRORS or (command == "GET" and "/resolve/" in path)
+                if fault.times > 0 and applies and re.search(fault.path, path):
                     fault.times -= 1
                     return fault.what
         return None
@@ -147,7 +148,7 @@ class Answers(BaseHTTPRequestHandler):
         url = urllib.parse.urlsplit(self.path)
         path, query = urllib.parse.unquote(url.path), urllib.parse.parse_qs(url.query)
         self.served.requests.append((self.command, path, self.headers.get("Range")))
-        fault = self.served.fault_for(path)
+        fault = self.served.fault_for(self.command, path)
         if fault in ERRORS:
             return self.refuse(*ERRORS[fault])
         api = re.fullmatch(

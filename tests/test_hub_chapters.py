@@ -15,8 +15,8 @@ from dm_utils.build import execute, kernel_environment
 PROFILES = ["gemma-2-2b", "llama-3.1-8b", "gpt2-small"]
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {  # what makes the costly chapters small; their own parameters
-    "05_2_saes_on_error": {"d_sae": 64, "k": 4, "learning_rates": [0.002], "n_seeds": 2}
-    | {"max_steps": 100, "patience": 25, "cool_down": 25},
+    "05_2_saes_on_error": {"d_sae": 64, "k": 2, "learning_rates": [0.004], "n_seeds": 2, "max_steps": 100}
+    | {"patience": 25, "cool_down": 25, "n_contexts": 200, "train_contexts": 100},
     "B_modelling": {"n_draws": 2, "n_tokens": 2000},
     "C_synthetic": {"n_tokens": 2000},
     "D_random_data": {"n_tokens": 2000, "d": 40},
@@ -62,7 +62,7 @@ def run(name, profile, world, monkeypatch):
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("DM_STORE", str(folder / "store"))
-    values = {"profile": profile} if name == "lab_model" else miniature.parameters(profile)
+    values = {"profile": profile} if name in ("lab_model", "own_sae") else miniature.parameters(profile)
     target = folder / "runs" / f"{name}.ipynb"
     with kernel_environment(folder / "tables", folder / "store", jobs=os.cpu_count() or 1):
         execute(

@@ -49,7 +49,11 @@ class Machine:
 
 
 FREE_TIER = Machine("free Colab (T4)", 16 * GB, 12 * GB, 8.1e12)
-MACHINES = (FREE_TIER, Machine("L4", 24 * GB, 48 * GB, 30e12), Machine("A100 40 GB", 40 * GB, 80 * GB, 19.5e12))
+MACHINES: tuple[Machine, ...] = (
+    FREE_TIER,
+    Machine("L4", 24 * GB, 48 * GB, 30e12),
+    Machine("A100 40 GB", 40 * GB, 80 * GB, 19.5e12),
+)
 MACHINES += (Machine("A100 80 GB", 80 * GB, 160 * GB, 19.5e12), Machine("H200", 141 * GB, 200 * GB, 67e12))
 
 
