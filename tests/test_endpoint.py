@@ -12,10 +12,10 @@ import threading
 import time
 import traceback
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from chat_server import Server, completion
 
 from dm_utils.autointerp import Explanation, balanced, interpret
 from dm_utils.endpoint import (
@@ -41,48 +41,6 @@ from dm_utils.text_windows import Activity, Examples, Plan
 
 KEY = "sk-secret-1234567890"
 QUESTION = [{"role": "user", "content": "hello"}]
-
-
-def completion(text):
-    usage = {"prompt_tokens": 11, "completion_tokens": 3}
-    return 200, {}, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage})
-
-
-class Server:
-    """An OpenAI-compatible server whose answers come from `reply(body, n)`: (status, headers, body), None drops the line."""
-
-    def __init__(self, reply):
-        self.bodies, self.keys, self.in_flight, self.most_in_flight = [], [], 0, 0
-        lock, outer = threading.Lock(), self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    outer.bodies.append(body)
-                    outer.keys.append(self.headers.get("Authorization"))
-                    outer.in_flight += 1
-                    outer.most_in_flight = max(outer.most_in_flight, outer.in_flight)
-                    n = len(outer.bodies)
-                answer = reply(body, n) if self.path == "/v1/chat/completions" else (404, {}, "no such page")
-                with lock:
-                    outer.in_flight -= 1
-                if answer is None:
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    return
-                status, headers, text = answer
-                self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(text.encode()))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def log_message(self, *_):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
 
 @pytest.fixture
@@ -470,12 +428,10 @@ def test_the_judge_is_the_model_at_the_address_or_the_rules_when_there_is_none(s
     rules = make_judge(VOCABULARY, Store(tmp_path))
     assert rules.endpoint is None and "no request" in rules.cost(activity.plan, 6)
     assert rules.interpret(activity, np.arange(6)).explanations == [f"token ' word{i}'" for i in range(6)]
-    model = make_judge(VOCABULARY, Store(tmp_path), server.url, "tiny", 2)
+    model = make_judge(VOCABULARY, Store(tmp_path), EndpointConfig(server.url, "tiny", 2))
     assert model.cost(activity.plan, 6).startswith("24 requests") and not server.bodies
     assert np.all(model.interpret(activity, np.arange(6)).right == 1.0)
     assert model.endpoint.tally.answered == 24
-    with pytest.raises(ValueError, match="model is empty"):
-        make_judge(VOCABULARY, Store(tmp_path), server.url)
     assert set(LIMITS) == {True, False}
 
 

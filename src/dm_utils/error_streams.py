@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dm_utils.regression import AffineMap, check_finite
@@ -69,12 +69,26 @@ class ErrorStream:
 
     def batches(self, size: int, seed: int) -> Iterator[Float[Tensor, "row d"]]:
         """Endless batches; every pass visits the rows in a new random order and drops the last incomplete batch."""
-        _check_batch(size, len(self))
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            order = torch.randperm(len(self), generator=generator)
-            for start in range(0, len(self) - size + 1, size):
-                yield self._error(self.x[order[start : start + size]])
+        return (self._error(self.x[rows]) for rows in _shuffled(len(self), size, seed))
+
+
+class HeldStream:
+    """The rows of another stream, computed once and held in memory: the same rows and batches, sooner (small studies)."""
+
+    def __init__(self, stream: Stream, block: int = 8192):
+        self.rows = torch.cat([rows for _, rows in stream.blocks(block)])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, Float[Tensor, "row d"]]]:
+        """Every row once, in order: pairs of a slice and its rows."""
+        starts = range(0, len(self), size)
+        return ((slice(start, min(start + size, len(self))), self.rows[start : start + size]) for start in starts)
+
+    def batches(self, size: int, seed: int) -> Iterator[Float[Tensor, "row d"]]:
+        """Endless batches, those of an `ErrorStream` with the same seed."""
+        return (self.rows[rows] for rows in _shuffled(len(self), size, seed))
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,10 @@ class Moments2:
         """Rows about the mean, divided by `scale`."""
         return (rows - self.mean.to(rows.device, rows.dtype)) / self.scale
 
+    def principal(self, k: int) -> Float[Tensor, "d k"]:
+        """The k orthonormal directions in which the rows vary most."""
+        return torch.linalg.eigh(self.covariance)[1][:, -k:]
+
     @property
     def factor(self) -> Float[Tensor, "d d"]:
         """F with F Fᵀ = covariance, whatever its rank."""
@@ -105,24 +123,26 @@ class Moments2:
         return vectors * values.clamp_min(0).sqrt()
 
 
-def moments(stream: Stream, block: int = 8192) -> Moments2:
-    """Mean and covariance of a stream, accumulated in float64 about its mean.
+def moments(stream: Stream, keep: Bool[Tensor, " row"] | None = None, block: int = 8192) -> Moments2:
+    """Mean and covariance of a stream, or of the rows that `keep` marks, accumulated in float64 about the mean.
 
     Raises
     ------
     ValueError
         If a row is not finite, or if all rows are the same, so that there is nothing to train on.
     """
-    total = sum((rows.double().sum(0) for _, rows in stream.blocks(block)), start=torch.zeros(()))
-    mean = total / len(stream)
-    gram = torch.zeros(())
-    for where, rows in stream.blocks(block):
-        check_finite(rows, f"error vectors {where.start} to {where.stop - 1}")
-        centred = rows.double() - mean
-        gram = gram + centred.T @ centred
+
+    def blocks() -> Iterator[Float[Tensor, "row d"]]:
+        for where, rows in stream.blocks(block):
+            check_finite(rows, f"error vectors {where.start} to {where.stop - 1}")
+            yield (rows if keep is None else rows[keep[where].to(rows.device)]).double()
+
+    n = len(stream) if keep is None else int(keep.sum())
+    mean = sum((rows.sum(0) for rows in blocks()), start=torch.zeros(())) / n
+    gram = sum(((rows - mean).T @ (rows - mean) for rows in blocks()), start=torch.zeros(()))
     if not gram.diagonal().sum() > 0:
         raise ValueError("every error vector is the same: there is nothing to train an SAE on")
-    return Moments2(mean.cpu(), (gram / len(stream)).cpu())
+    return Moments2(mean.cpu(), (gram / n).cpu())
 
 
 class GaussianStream:
@@ -159,6 +179,16 @@ class GaussianStream:
         while True:
             for index in torch.randperm(len(self) // size, generator=generator).tolist():
                 yield self._chunk(index, size)
+
+
+def _shuffled(n_rows: int, size: int, seed: int) -> Iterator[Int[Tensor, " row"]]:
+    """Row numbers of endless batches: each pass in a new random order, without its last incomplete batch."""
+    _check_batch(size, n_rows)
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(n_rows, generator=generator)
+        for start in range(0, n_rows - size + 1, size):
+            yield order[start : start + size]
 
 
 def _check_batch(size: int, n_rows: int) -> None:

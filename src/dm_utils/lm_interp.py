@@ -178,18 +178,10 @@ class Judge:
         return str(estimate_cost(plan, n_latents, self.scorer))
 
 
-def make_judge(
-    vocabulary: Sequence[str], store: Store, base_url: str = "", model: str = "", concurrency: int = 4
-) -> Judge:
-    """The language model at `base_url`, or the embedded rules when it is empty.
-
-    Raises
-    ------
-    ValueError
-        For an address without a model, or one that cannot be used (see `EndpointConfig`).
-    """
-    if not base_url:
+def make_judge(vocabulary: Sequence[str], store: Store, config: EndpointConfig | None = None) -> Judge:
+    """The language model at an endpoint, or the embedded rules where there is none."""
+    if config is None:
         return Judge("token rules (no language model)", RuleExplainer(vocabulary), RuleScorer())
-    endpoint = ChatEndpoint(EndpointConfig(base_url, model, concurrency), store)
+    endpoint = ChatEndpoint(config, store)
     explainer, scorer = LMExplainer(endpoint, vocabulary), LMScorer(endpoint, vocabulary)
-    return Judge(f"language model {model}", explainer, scorer, concurrency, endpoint)
+    return Judge(f"the language model {config.model}", explainer, scorer, config.concurrency, endpoint)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dm_utils.profiles import ParameterError, Profile
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -37,7 +39,16 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("window", "n_explain", "n_deciles", "per_decile", "n_not"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ParameterError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @classmethod
+    def of(cls, profile: Profile, window: int) -> Plan:
+        """The plan for a profile's contexts, its seed included; refuses a window that no context can hold."""
+        if window > profile.kept_per_context:
+            raise ParameterError(
+                f"window = {window}: a context of {profile.name} has {profile.kept_per_context} kept tokens; choose at most that"
+            )
+        return cls(window=window, seed=profile.seed)
 
     @property
     def groups(self) -> tuple[str, ...]:
