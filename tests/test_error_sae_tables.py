@@ -36,11 +36,12 @@ def drawn(chart, **values):
 
 def test_the_grid_names_the_rate_with_the_lowest_validation_fvu_and_warns_at_the_edge():
     tuned = {"linear": {1e-3: 0.5, 2e-3: 0.4, 4e-3: 0.6}, "nonlinear": {1e-3: 0.3, 2e-3: 0.4, 4e-3: 0.6}}
-    experiment = SimpleNamespace(tuning=lambda target: tuned[target.split("_")[0]])
+    plan = SimpleNamespace(learning_rates=(1e-3, 2e-3, 4e-3, 8e-3))
+    experiment = SimpleNamespace(tuning=lambda target: tuned[target.split("_")[0]], plan=plan)
     grid = tables.grid(experiment)
     assert grid["Trained on"].tolist() == [charts.TARGET_NAMES[target] for target in TARGETS]
-    assert grid["Taken"].tolist() == ["0.002", "0.001"] * 2 and grid["Edge of the grid"].tolist() == ["no", "yes"] * 2
-    assert grid["0.004"].tolist() == [0.6] * 4
+    assert grid["Taken"].tolist() == ["0.002", "0.001"] * 2 and grid["At an end"].tolist() == ["no", "yes"] * 2
+    assert grid["0.004"].tolist() == [0.6] * 4 and grid["0.008"].isna().all()
 
 
 def test_overfitting_is_validation_minus_training_at_the_end_of_each_run():

@@ -212,6 +212,17 @@ def test_a_plan_that_cannot_work_is_refused(change, message):
         TrainingPlan(**{**vars(PLAN), **change})
 
 
+@pytest.mark.parametrize(
+    "best, tried",
+    [(4, [2, 4, 8]), (8, [2, 4, 8, 16]), (16, [2, 4, 8, 16]), (1, [1, 2, 4, 8]), (2, [1, 2, 4, 8])],
+)
+def test_the_ladder_is_walked_until_the_best_rate_has_its_neighbours(best, tried):
+    asked = []
+    found = error_sae_runs.walk((1, 2, 4, 8, 16), lambda lr: asked.append(lr) or abs(np.log2(lr / best)))
+    assert list(found) == tried and sorted(asked) == tried and min(found, key=found.get) == best
+    assert error_sae_runs.walk((3,), lambda _: 0.5) == {3: 0.5}
+
+
 # --- training --------------------------------------------------------------------------------------------------------
 
 

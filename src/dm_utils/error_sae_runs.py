@@ -8,7 +8,7 @@ experiment goes on where it stopped.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -154,11 +154,11 @@ class ErrorSaeRuns:
         return found if found and self.study.profile.n_contexts <= found[0]["first_context"] else None
 
     def tuning(self, target: str) -> dict[float, float]:
-        """Validation FVU at the end of a run with seed 0, for each learning rate of the grid."""
+        """Validation FVU at the end of a run with seed 0, for each learning rate that was tried (see `walk`)."""
 
         def compute() -> tuple[Any, None]:
-            grid = [[lr, self._run(target, lr, 0)[0]["validation_fvu"]] for lr in self.plan.learning_rates]
-            return {"grid": grid, **self._trained_on}, None
+            tried = walk(self.plan.learning_rates, lambda lr: self._run(target, lr, 0)[0]["validation_fvu"])
+            return {"grid": [list(pair) for pair in tried.items()], **self._trained_on}, None
 
         return {lr: fvu for lr, fvu in self._kept("error_sae_lr", self.recipe(target), compute)[0]["grid"]}
 
@@ -189,3 +189,21 @@ class ErrorSaeRuns:
     def runs(self) -> Iterator[tuple[str, int]]:
         """Every target and seed of the experiment."""
         return ((target, seed) for target in TARGETS for seed in range(self.plan.n_seeds))
+
+
+def walk(rates: Sequence[float], fvu: Callable[[float], float]) -> dict[float, float]:
+    """Try the rates of a ladder from its middle, step by step towards the lower FVU, until the best has both neighbours tried.
+
+    Returns the FVU of every rate that was tried, in the order of the rates. The lowest lies at an end only where the ladder ends.
+    """
+    ladder = sorted(rates)
+    at = len(ladder) // 2
+    tried: dict[int, float] = {}
+    while True:
+        for i in range(max(at - 1, 0), min(at + 2, len(ladder))):
+            if i not in tried:
+                tried[i] = fvu(ladder[i])
+        best = min(tried, key=lambda i: tried[i])
+        if best == at:
+            return {ladder[i]: tried[i] for i in sorted(tried)}
+        at = best

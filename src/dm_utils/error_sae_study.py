@@ -59,10 +59,11 @@ class ErrorSaeStudy(ErrorSaeRuns):
         """Per-context sums over the held-out tokens: the target, every seed's residual, that of k principal components."""
         site, like = self.study.site(self.ref.layer, self.ref.component), self.moments(target.split("_")[0])
         sums, saes = HeldOutSums(site.split), [self.sae(target, seed) for seed in range(self.plan.n_seeds)]
+        principal = like.principal(self.plan.k)
         with torch.no_grad():
             for rows, y in self.stream(target, "test").blocks(site.design.block):
                 centred = y - like.mean.to(y.device, y.dtype)
-                basis = like.principal(self.plan.k).to(y.device, y.dtype)
+                basis = principal.to(y.device, y.dtype)
                 residual2 = torch.stack([(y - reconstruct(sae, y)).square().sum(-1) for sae in saes], 1)
                 dense2 = (centred - centred @ basis @ basis.T).square().sum(-1)
                 sums.add(rows, x=centred, x2=centred**2, residual2=residual2, dense2=dense2)

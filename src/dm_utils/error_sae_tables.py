@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -30,13 +31,13 @@ def parts(experiment: ErrorSaeStudy, linear_share: float) -> pd.DataFrame:
 
 
 def grid(experiment: ErrorSaeStudy) -> pd.DataFrame:
-    """Validation FVU of every target (first seed) by learning rate, and the rate that was taken."""
-    rows = []
+    """Validation FVU of every target (first seed) by learning rate, NaN where it was not tried, and the rate that was taken."""
+    rows, rates = [], sorted(experiment.plan.learning_rates)
     for target in TARGETS:
         tuned = experiment.tuning(target)
         taken = min(tuned, key=lambda lr: tuned[lr])
-        rows.append({"Trained on": TARGET_NAMES[target]} | {f"{lr:g}": fvu for lr, fvu in tuned.items()})
-        rows[-1] |= {"Taken": f"{taken:g}", "Edge of the grid": "yes" if taken in (min(tuned), max(tuned)) else "no"}
+        rows.append({"Trained on": TARGET_NAMES[target]} | {f"{lr:g}": tuned.get(lr, math.nan) for lr in rates})
+        rows[-1] |= {"Taken": f"{taken:g}", "At an end": "yes" if taken in (rates[0], rates[-1]) else "no"}
     return pd.DataFrame(rows)
 
 

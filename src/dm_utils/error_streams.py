@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -114,12 +115,17 @@ class Moments2:
 
     def principal(self, k: int) -> Float[Tensor, "d k"]:
         """The k orthonormal directions in which the rows vary most."""
-        return torch.linalg.eigh(self.covariance)[1][:, -k:]
+        return self._eigen[1][:, -k:]
+
+    @cached_property
+    def _eigen(self) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return values, vectors
 
     @property
     def factor(self) -> Float[Tensor, "d d"]:
         """F with F Fᵀ = covariance, whatever its rank."""
-        values, vectors = torch.linalg.eigh(self.covariance)
+        values, vectors = self._eigen
         return vectors * values.clamp_min(0).sqrt()
 
 

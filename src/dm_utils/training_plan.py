@@ -14,7 +14,7 @@ class TrainingPlan:
     Attributes
     ----------
     d_sae, k : latents, and active latents per token (TopK).
-    learning_rates : grid; each target takes the one with the lowest validation FVU.
+    learning_rates : a ladder, walked from its middle until the lowest validation FVU has worse neighbours; each target takes its best.
     n_seeds : training runs per target.
     batch : rows per step.
     max_steps : the budget at the full learning rate.
@@ -28,7 +28,7 @@ class TrainingPlan:
 
     d_sae: int = 512
     k: int = 16
-    learning_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)
+    learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
     n_seeds: int = 3
     batch: int = 1024
     max_steps: int = 4000
