@@ -165,15 +165,19 @@ def paper_range(text: str) -> tuple[float, float] | None:
 
 
 def reported_rows(results: list[Results]) -> pd.DataFrame:
-    """The rows that have a reported value, with its range (`paper_low`, `paper_high`) and a readable name (`quantity`)."""
+    """The rows that have a reported value, with its range (`paper_low`, `paper_high`) and a readable `name`.
+
+    `quantity` is the name, with the reported value where the paper has several for it.
+    """
     rows = pd.concat([one.rows for one in results], ignore_index=True)
     ranges = rows["paper_value"].map(paper_range)
     kept = rows[ranges.notna()].copy()
     kept[["paper_low", "paper_high"]] = ranges[ranges.notna()].tolist()
-    kept["quantity"] = [_quantity(label(str(row.metric)), str(row.figure)) for row in kept.itertuples()]
-    several = kept.groupby("quantity")["paper_value"].transform("nunique") > 1
+    kept["name"] = [_quantity(label(str(row.metric)), str(row.figure)) for row in kept.itertuples()]
+    several = kept.groupby("name")["paper_value"].transform("nunique") > 1
     said = " beside " + kept["paper_value"].str.replace("..", " to ", regex=False)
-    return kept.assign(quantity=kept["quantity"] + said.where(several, ""))
+    counts = kept.groupby("name")["ci_low"].transform("count") == 0  # without intervals: last
+    return kept.assign(quantity=kept["name"] + said.where(several, ""), last=counts).sort_values("last", kind="stable")
 
 
 def _quantity(name: str, figure: str) -> str:
@@ -195,7 +199,7 @@ def overview(results: list[Results]) -> pd.DataFrame:
 def side_by_side(results: list[Results]) -> pd.DataFrame:
     """The table "paper and every profile": one line per reported quantity; many results are shown as a spread."""
     rows, lines = reported_rows(results), []
-    for (quantity, said), part in rows.groupby(["quantity", "paper_value"], sort=False):
+    for (quantity, said), part in rows.groupby(["name", "paper_value"], sort=False):
         line = {"Quantity": str(quantity), "Paper": str(said).replace("..", " to ")}
         for one in results:
             line[one.profile] = _spread(part[part["profile"] == one.profile])
