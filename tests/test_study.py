@@ -119,3 +119,19 @@ def test_nan_in_a_reconstruction_names_the_site_and_the_tokens(study, ref, monke
     monkeypatch.setattr(study, "load_sae", lambda _: broken)
     with pytest.raises(ValueError, match=rf"Sae\(x\) of {ref.id}, tokens 0 to .*NaN or Inf"):
         study._decompose(ref)
+
+
+def test_out_of_memory_halves_the_block_and_the_numbers_stay(study, ref, tmp_path, monkeypatch):
+    expected, codes = study.measure([ref]), saes.codes
+
+    def small(sae, x):
+        if len(x) > 1000:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return codes(sae, x)
+
+    monkeypatch.setattr(saes, "codes", small)
+    other = Study(study.profile.with_overrides(block=4096), Store(tmp_path))
+    found = other.measure([ref])
+    assert other.site().design.block == 512
+    for metric in ("fvu", "fvu_nonlinear", "r2_error_norm", "l0"):
+        assert found[metric].iloc[0] == pytest.approx(expected[metric].iloc[0], abs=1e-5)

@@ -7,6 +7,8 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -26,6 +28,9 @@ def random_model(architecture):
     if architecture == "gemma2":
         config = Gemma2Config(**sizes, head_dim=8, sliding_window=8, query_pre_attn_scalar=8, initializer_range=0.2)
         return Gemma2ForCausalLM(config)
+    if architecture == "gemma3":
+        config = Gemma3TextConfig(**sizes, head_dim=8, sliding_window=8, query_pre_attn_scalar=8, initializer_range=0.2)
+        return Gemma3ForCausalLM(config)
     if architecture == "llama":
         return LlamaForCausalLM(LlamaConfig(**sizes, initializer_range=0.2))
     config = GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=64, initializer_range=0.2)

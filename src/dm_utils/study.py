@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from dm_utils import corpus, models, saes
 from dm_utils.decomposition import SCALARS, Decomposer, Decomposition
+from dm_utils.memory import with_less
 from dm_utils.profiles import Component, ParameterError, Profile, load_profile
 from dm_utils.regression import AffineMap, Design, Estimate, Split
 from dm_utils.saes import SaeRef
@@ -141,8 +142,12 @@ class Study:
         return [self.tokenizer.decode([int(i)]) for i in token_ids]
 
     def load_sae(self, ref: SaeRef) -> SAE[Any]:
-        """Load an SAE on the study's device, on flat activations."""
-        return saes.load_sae(ref, models.resolve_device(self.profile.device))
+        """Load an SAE on the study's device, on flat activations. Raises ParameterError if it does not fit its site."""
+        sae = saes.load_sae(ref, models.resolve_device(self.profile.device))
+        hook = self.hook_name(ref.layer, ref.component)
+        width = models.hook_width(self.profile, hook)
+        saes.check_fits(ref, sae, hook, width, saes.catalog(self.profile, ref.component))
+        return sae
 
     # --- activations ---------------------------------------------------------------------------------------
 
@@ -215,7 +220,12 @@ class Study:
         kept = torch.arange(p.skip, p.ctx_len - 1)
         context = torch.arange(p.n_contexts).repeat_interleave(len(kept))
         split = Split.random(context, p.fit_fraction, p.seed, p.split_by)
-        design = Design(x, split, block=p.block, device=models.resolve_device(p.device), name=hook)
+        device = models.resolve_device(p.device)
+        design, _ = with_less(
+            lambda block: Design(x, split, block=block, device=device, name=hook),
+            p.block,
+            f"tokens per block, at {hook}",
+        )
         return Site(
             hook_name=hook,
             layer=layer,
@@ -246,7 +256,7 @@ class Study:
         """LinearError of an SAE as an affine map of x (Eq. 14)."""
 
         def compute() -> tuple[Any, Arrays]:
-            fitted = self._decompose(ref)[0].error_map
+            fitted = self._measured(ref)[0].error_map
             return None, {
                 "coef": fitted.coef.float().numpy(),
                 "intercept": fitted.intercept.float().numpy(),
@@ -282,7 +292,7 @@ class Study:
 
     def _result(self, ref: SaeRef) -> tuple[dict[str, Any], Arrays]:
         def compute() -> tuple[Any, Arrays]:
-            result, l0, dead = self._decompose(ref)
+            result, l0, dead = self._measured(ref)
             metrics = {
                 name: [None if math.isnan(v) else v for v in (e.value, e.low, e.high)] + [e.note]
                 for name, e in result.metrics.items()
@@ -296,6 +306,17 @@ class Study:
             return data | {"metrics": metrics}, scalars
 
         return self.store.get_or_compute("sae", self.result_key(ref), compute)
+
+    def _measured(self, ref: SaeRef) -> tuple[Decomposition, Tensor, float]:
+        """`_decompose`, in smaller blocks from where memory runs out."""
+        design = self.site(ref.layer, ref.component).design
+
+        def run(block: int) -> tuple[Decomposition, Tensor, float]:
+            design.block = block
+            return self._decompose(ref)
+
+        result, design.block = with_less(run, design.block, f"tokens per block, for {ref.id}")
+        return result
 
     def _decompose(self, ref: SaeRef) -> tuple[Decomposition, Tensor, float]:
         """Encode each block once, keep its sparse codes, and decode them for both passes."""
