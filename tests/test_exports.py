@@ -125,7 +125,7 @@ def test_what_is_no_result_is_named(tmp_path):
         exports.export(tmp_path, "lab", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no results yet.*Run chapters first"):
         exports.published(tmp_path, tmp_path)
-    pd.DataFrame([["a"] + [None] * 8 + [1.0] + [None] * 3], columns=COLUMNS).to_csv(tmp_path / "a.csv", index=False)
+    pd.DataFrame([{"chapter": "a", "value": 1.0}], columns=COLUMNS).to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(ParameterError, match=r"'../x': a published profile's name has letters"):
         exports.export(tmp_path, "../x", tmp_path)
     (tmp_path / "x.json").write_text('{"format": 0, "columns": []}')

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .regression import Estimate
+    from .saes import SaeRef
     from .study import Study
 
 COLUMNS = ["chapter", "figure", "profile", "model", "hook_name", "sae_id", "d_sae", "l0", "metric", "value", "ci_low"]
-COLUMNS += ["ci_high", "paper_value"]
+COLUMNS += ["ci_high", "paper_value", "sae_revision", "model_revision", "dataset_revision"]
 INJECTED = "# Parameters"  # the first line of the cell that papermill adds
 
 
@@ -167,7 +168,7 @@ class Chapter:
         figure : str
             The figure of the paper that it belongs to.
         sae : SaeRef or row of a table, optional
-            What was measured: anything with ``id``/``sae_id``, ``hook_name``, ``d_sae`` and ``l0``.
+            What was measured: anything with ``id``/``sae_id``, ``hook_name``, ``d_sae``, ``l0`` and ``sae_revision``/``commit``.
         paper_value : str or float, optional
             A key of :data:`dm_utils.paper.VALUES`, or a number.
         """
@@ -180,6 +181,7 @@ class Chapter:
         if sae is not None:
             row["sae_id"] = getattr(sae, "sae_id", None) or getattr(sae, "id", None)
             row |= {name: getattr(sae, name, None) for name in ("hook_name", "d_sae", "l0")}
+            row["sae_revision"] = getattr(sae, "sae_revision", None) or getattr(sae, "commit", None)
         self.rows.append(row)
 
     def record_table(
@@ -206,7 +208,45 @@ class Chapter:
         """Return every recorded result, one row each, in the columns that the book's CSV files share."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows, columns=COLUMNS)
+        table = pd.DataFrame(self.rows, columns=COLUMNS).assign(**self.revisions())
+        unsaid = table["sae_id"].notna() & table["sae_revision"].isna()
+        table.loc[unsaid, "sae_revision"] = [self._commit(name) for name in table.loc[unsaid, "sae_id"]]
+        return table
+
+    def _commit(self, sae_id: str) -> str:
+        """The revision of one of the profile's SAEs; empty for another."""
+        return self._saes[sae_id].commit if sae_id in self._saes else ""
+
+    @cached_property
+    def _saes(self) -> dict[str, SaeRef]:
+        from .saes import catalog
+
+        return {ref.id: ref for component in self.profile.releases for ref in catalog(self.profile, component)}
+
+    def revisions(self) -> dict[str, str]:
+        """The commits of the model and the text on the hub, as they were read; empty for what is on this machine."""
+        if self.profile.model == "lab" and self.profile.dataset == "stdlib-docs":
+            return {"model_revision": "", "dataset_revision": ""}
+        from . import corpus, models
+
+        return {
+            "model_revision": models.revision(self.profile),
+            "dataset_revision": corpus.revision(self.profile),
+        }
+
+    def _provenance(self, results: pd.DataFrame) -> str:
+        """What was read, at which commits, and which SAEs were chosen, as HTML."""
+        p, found = self.profile, self.revisions()
+        model, text = (
+            f"{name} at commit {sha[:12]}" if sha else name
+            for name, sha in ((p.model, found["model_revision"]), (p.dataset, found["dataset_revision"]))
+        )
+        chosen: dict[str, str] = dict(
+            results[["sae_id", "sae_revision"]].dropna(subset="sae_id").astype(str).itertuples(index=False)
+        )
+        ids = [f"{name} ({sha[:12]})" if sha else name for name, sha in chosen.items()]
+        saes = f"<details><summary>{len(ids)} SAEs</summary>{html.escape(', '.join(ids))}</details>" if ids else ""
+        return f'<div class="dm-provenance"><p>Model: {html.escape(model)}. Text: {html.escape(text)}.</p>{saes}</div>'
 
     def compare(self) -> None:
         """Show the table "paper vs this run": each reported value, where it stands, this run's value and interval."""
@@ -233,5 +273,8 @@ class Chapter:
         os.replace(fresh, target)
         link = f"../tables/{target.name}" if "DM_BOOK" in os.environ else target.as_posix()
         display(
-            HTML(f'<p class="dm-download"><a href="{html.escape(link)}" download>Download these results</a> (CSV)</p>')
+            HTML(
+                f'<p class="dm-download"><a href="{html.escape(link)}" download>Download these results</a> (CSV)</p>'
+                + self._provenance(results)
+            )
         )

@@ -256,6 +256,42 @@ def table(names: Sequence[str] | None = None, selection: Selection = "nearest L0
     return pd.DataFrame(rows)
 
 
+def memory_terms() -> pd.DataFrame:
+    """The terms of each profile's GPU memory: `profile, section, term, GB`, for Section 4 and for Section 5.3."""
+    import pandas as pd
+
+    rows = []
+    for name in profile_names():
+        need = needs(load_profile(name))
+        for section, held in (("Section 4", need.widest), ("Section 5.3", need.compared)):
+            terms = {"the model": need.model_bytes, "SAEs": held, "forward pass and engine": need.working}
+            rows += [(name, section, term, value / GB) for term, value in terms.items()]
+    return pd.DataFrame(rows, columns=["profile", "section", "term", "GB"])
+
+
+def machines() -> pd.DataFrame:
+    """The GPUs that profiles are compared with: `machine, GB`."""
+    import pandas as pd
+
+    return pd.DataFrame([(machine.name, machine.gpu / GB) for machine in MACHINES], columns=["machine", "GB"])
+
+
+def chosen(profile: Profile) -> pd.DataFrame:
+    """Which SAEs the paper's selections take from a profile: number, widths, labels' L0s and ids."""
+    import pandas as pd
+
+    rows = []
+    for selection in SELECTIONS:
+        refs = select(profile, selection)
+        widths, l0s = sorted({ref.d_sae for ref in refs}), [ref.l0 for ref in refs]
+        row: dict[str, object] = {"selection": selection, "SAEs": len(refs)}
+        row |= {"widths": f"{widths[0]:,}" + (f" to {widths[-1]:,}" if len(widths) > 1 else "")}
+        row |= {"L0": f"{min(l0s):g}" + (f" to {max(l0s):g}" if min(l0s) < max(l0s) else "")}
+        some = ", ".join(ref.id for ref in refs[:4])
+        rows.append(row | {"ids": some + (f" and {len(refs) - 4} more" if len(refs) > 4 else "")})
+    return pd.DataFrame(rows)
+
+
 def widest_fitting() -> pd.DataFrame:
     """For each profile and machine the `max_width` up to which every chapter fits, Section 5.3 included."""
     import pandas as pd
