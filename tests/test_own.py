@@ -131,17 +131,18 @@ def test_an_sae_of_another_model_is_refused_unless_that_is_meant(study, tmp_path
         dm.decompose_sae(model, ("lab", NAME), study.contexts)
     sae = own.load_own_sae(("lab", NAME))
     sae.cfg.metadata.model_name = "gpt2-small"
-    hooks, cfg = study.model.hook_dict, SimpleNamespace(model_name="google/gemma-2-2b", n_layers=6, device="cpu")
-    named = SimpleNamespace(cfg=cfg, hook_dict=hooks, run_with_hooks=study.model.run_with_hooks)
     with pytest.raises(ParameterError, match=r"trained on 'gpt2-small', and the model is 'google/gemma-2-2b'.*anyway"):
-        own.fitting_hook(named, sae, None, anyway=False)
-    assert own.fitting_hook(named, sae, None, anyway=True) == "blocks.3.hook_resid_post"
+        own.fitting_hook(study.model, sae, None, anyway=False, mine="google/gemma-2-2b")
+    assert own.fitting_hook(study.model, sae, None, True, "google/gemma-2-2b") == "blocks.3.hook_resid_post"
 
 
 def test_names_of_one_model_are_known_as_such():
     assert own.same_model("openai-community/gpt2", "gpt2-small")
     assert own.same_model("google/gemma-2-2b", "gemma-2-2b")
     assert not own.same_model("google/gemma-2-2b-it", "gemma-2-2b")
+    snapshot = "/home/me/.cache/huggingface/hub/models--google--gemma-2-2b/snapshots/0a1b2c"
+    assert own.same_model(snapshot, "gemma-2-2b")
+    assert not own.same_model(snapshot, "gpt2-small")
     assert own.same_model(str(MODEL), "dm-lab"), "the name of a local folder tells nothing"
 
 

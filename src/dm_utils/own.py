@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import io
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dm_utils.decomposition import ErrorReport
 
 log = logging.getLogger("dm_utils")
+SNAPSHOT = re.compile(r".*/models--(.+?)--(.+?)/snapshots/.*")  # a model of the hub in its local cache
 PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
 COMMON_SITES = (
     "mlp.hook_post",
@@ -77,9 +79,14 @@ def decompose_sae(
 
     from dm_utils.decomposition import decompose
 
+    if not isinstance(model, str | Path) and not hasattr(model, "run_with_hooks"):
+        raise ParameterError(
+            f"model = {type(model).__name__}: give a TransformerBridge or HookedTransformer, a hub id, or a local folder"
+        )
     sae = load_own_sae(sae)
+    name = str(model) if isinstance(model, str | Path) else str(model.cfg.model_name)
     model = load_own_model(model, sae, dtype, device)
-    hook = fitting_hook(model, sae, hook_name, anyway)
+    hook = fitting_hook(model, sae, hook_name, anyway, name)
     contexts = own_contexts(model, texts, ctx_len or _default_length(model, sae))
     skip = contexts.shape[1] // 5 if skip is None else skip
     x = own_activations(model, contexts, hook, skip, sae, batch)
@@ -141,10 +148,6 @@ def load_own_model(model: Any, sae: SAE[Any], dtype: str, device: str) -> Transf
 
     if hasattr(model, "run_with_hooks"):
         return model
-    if not isinstance(model, str | Path):
-        raise ParameterError(
-            f"model = {type(model).__name__}: give a TransformerBridge or HookedTransformer, a hub id, or a local folder"
-        )
     name = "lab" if str(model) == "lab" else official_name(str(model))
     loaded = models.load_model(load_profile("lab", model=name, dtype=dtype, device=device))
     wanted = sae.cfg.metadata.model_from_pretrained_kwargs or {}
@@ -165,15 +168,15 @@ def official_name(name: str) -> str:
     return name
 
 
-def fitting_hook(model: TransformerBridge, sae: SAE[Any], given: str | None, anyway: bool) -> str:
-    """The SAE's hook, if the model has it at the SAE's width and is the model that the SAE was trained on.
+def fitting_hook(model: TransformerBridge, sae: SAE[Any], given: str | None, anyway: bool, mine: str) -> str:
+    """The SAE's hook, if the model (named `mine`) has it at the SAE's width and is the one that the SAE was trained on.
 
     Raises
     ------
     ParameterError : it does not fit; names the nearest hook, or the hooks of the SAE's width.
     """
     metadata, hooks = sae.cfg.metadata, model.hook_dict
-    hook, mine, theirs = given or metadata.hook_name, str(model.cfg.model_name), metadata.model_name
+    hook, theirs = given or metadata.hook_name, metadata.model_name
     if not hook:
         raise ParameterError("the SAE's metadata name no hook: give hook_name, for example 'blocks.3.hook_resid_post'")
     if metadata.hook_name and hook != metadata.hook_name and not anyway:
@@ -219,14 +222,11 @@ def site_widths(model: TransformerBridge, hook: str) -> dict[str, int]:
 
 
 def same_model(mine: str, theirs: str) -> bool:
-    """Whether two names mean one model, as far as names tell; a local folder's name tells nothing."""
-    if Path(mine).is_dir() or Path(theirs).is_dir():
+    """Whether two names mean one model, as far as names tell; the name of a local folder tells nothing."""
+    names = [SNAPSHOT.sub(r"\1/\2", name) for name in (mine, theirs)]
+    if any(name == "lab" or Path(name).is_dir() for name in names):
         return True
-    return _bare(mine) == _bare(theirs)
-
-
-def _bare(name: str) -> str:
-    return official_name(name).rpartition("/")[2].lower()
+    return len({official_name(name).rpartition("/")[2].lower() for name in names}) == 1
 
 
 def own_contexts(model: TransformerBridge, texts: Any, ctx_len: int) -> Int[Tensor, "context ctx_len"]:
