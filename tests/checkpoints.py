@@ -81,6 +81,9 @@ def pile_repository():
     return Repository(parts | {"README.md": b"# A small pile", "val.jsonl.zst": pack("".join(rows[:3]).encode())})
 
 
+KNOWN_SCALES = {}  # by profile, once its world is built
+
+
 def scales(name, repository):
     """The root mean square of a model's activations at every site, for thresholds that give SAEs their L0."""
     from dm_utils import models
@@ -101,7 +104,7 @@ def scales(name, repository):
 
 def random_sae(ref, scale):
     """Encoder and decoder along the same random directions, with a threshold that gives about the SAE's L0."""
-    generator = torch.Generator().manual_seed(hash_of(ref.id))
+    generator = torch.Generator().manual_seed(hash_of(ref.id.removeprefix(f"{ref.release}/")))
     directions = torch.randn(ref.d_sae, D, generator=generator)
     directions /= directions.norm(dim=1, keepdim=True)
     share = min(max(ref.l0, 4) / ref.d_sae, 0.4)
@@ -163,21 +166,23 @@ def openai_gpt2(path, sae, ref):
 FORMATS = {"gemma_2": gemma_scope, "gemma_3": gemma_scope_2, "llama_scope": llama_scope, None: openai_gpt2}
 
 
-def sae_repositories(release, scale_of):
-    """A release of SAELens' registry, every SAE of it, in the format of its family."""
+def sae_repository(release, scale_of, layers):
+    """A release of SAELens' registry, every SAE of the layers, in the format of its family."""
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     from dm_utils.releases import registry_catalog
 
     entry, files = get_pretrained_saes_directory()[release], {}
     for ref in registry_catalog(release):
+        if ref.layer not in layers:
+            continue
         sae = random_sae(ref, scale_of[ref.hook_name])
         files |= FORMATS[entry.conversion_func](entry.saes_map[ref.id], sae, ref)
     return entry.repo_id, files
 
 
-def world(profiles):
-    """All that some profiles need: their models, their SAEs, and the Pile."""
+def world(profiles, near=False):
+    """All that some profiles need: their models, their SAEs (`near`: of their own layer only), and the Pile."""
     import miniature  # noqa: F401  (SAEs' sizes follow from their names, scaled)
 
     from dm_utils.profiles import load_profile
@@ -185,17 +190,17 @@ def world(profiles):
     found = {("datasets", "monology/pile-uncopyrighted"): pile_repository()}
     for profile in map(load_profile, profiles):
         found["models", profile.model] = model_repository(profile.model)
-        scale_of = scales(profile.model, found["models", profile.model])
-        saes = {}
+        scale_of = KNOWN_SCALES[profile.name] = scales(profile.model, found["models", profile.model])
+        saes, layers = {}, [profile.layer] if near else range(profile.n_layers)
         for release in {release for releases in profile.releases.values() for release in releases}:
-            repo, files = sae_repositories(release, scale_of)
+            repo, files = sae_repository(release, scale_of, layers)
             saes[repo] = saes.get(repo, {}) | files
         found |= {("models", repo): Repository(files) for repo, files in saes.items()}
     return found
 
 
-def serve(profiles):
+def serve(profiles, near=False):
     """A hub that serves the world of some profiles."""
     from hub import Hub
 
-    return Hub(world(profiles))
+    return Hub(world(profiles, near))
