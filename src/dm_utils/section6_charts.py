@@ -14,6 +14,7 @@ WIDE: dict[str, str] = {"width": "container"}
 PART_NAMES = {"error": "SaeError", "linear": "LinearError", "nonlinear": "NonlinearError"}
 PART_HUE = alt.Scale(domain=list(PART_NAMES.values()), range=[COLORS[part] for part in PART_NAMES])
 MEASURED, OF_NORM, OF_VARIANCE = "recovered", "its share of the error's norm", "its share of the variance"
+LINES = alt.Legend(orient="bottom", columns=1, symbolType="stroke", symbolSize=600)  # a legend of dashes
 
 
 def percent_span(values: pd.Series) -> str:
@@ -53,7 +54,11 @@ def recovery(rows: pd.DataFrame, x: str, title: str) -> alt.LayerChart:
     )
     y_axis = alt.Y("value:Q", title="share of the increase", axis=alt.Axis(format="%"))
     dash = alt.StrokeDash(
-        "quantity:N", title=None, sort=order, scale=alt.Scale(domain=order, range=[[1, 0], [6, 4], [2, 3]])
+        "quantity:N",
+        title=None,
+        sort=order,
+        scale=alt.Scale(domain=order, range=[[1, 0], [6, 4], [2, 3]]),
+        legend=LINES,
     )
     bars = (
         base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q").transform_filter(alt.datum.quantity == MEASURED)
@@ -146,7 +151,11 @@ def encoders(table: pd.DataFrame) -> alt.LayerChart:
         scale=alt.Scale(domain=list(parts.values()), range=[COLORS["error"], COLORS["nonlinear"]]),
     )
     dash = alt.StrokeDash(
-        "encoder:N", title=None, sort=order, scale=alt.Scale(domain=order, range=[[1, 0], [2, 3], [7, 4]])
+        "encoder:N",
+        title=None,
+        sort=order,
+        scale=alt.Scale(domain=order, range=[[1, 0], [2, 3], [7, 4]]),
+        legend=LINES,
     )
     base = alt.Chart(data).encode(x=width_axis(), color=hue)
     y_axis = alt.Y("value:Q", title="fraction of variance unexplained", scale=alt.Scale(zero=True))
@@ -168,7 +177,8 @@ def dictionary_controls(table: pd.DataFrame) -> alt.LayerChart:
     """Draw the FVU of pursuit beside its controls against width: columns ``case, d_sae, fvu, fvu_low, fvu_high``."""
     data = table.assign(name=table["case"].map(CASES), text=texts(table, "fvu", "fvu_low", "fvu_high")).round(5)
     colors = [COLORS["error"], COLORS["encoder"], COLORS["absent"], COLORS["x"]]
-    hue = alt.Color("name:N", title=None, scale=alt.Scale(domain=list(CASES.values()), range=colors))
+    scale = alt.Scale(domain=list(CASES.values()), range=colors)
+    hue = alt.Color("name:N", title=None, scale=scale, legend=alt.Legend(orient="bottom", columns=1))
     base = alt.Chart(data).encode(x=width_axis(), color=hue)
     bars = base.mark_rule(strokeWidth=1.5).encode(y="fvu_low:Q", y2="fvu_high:Q")
     y_axis = alt.Y("fvu:Q", title="fraction of variance unexplained")
