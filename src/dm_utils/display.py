@@ -27,6 +27,10 @@ LABELS = {
     "norm_ratio_unshrunk": "the same ratio if nothing were shrunk",
     "best_scale": "best scale α of Sae(x)",
     "dead_fraction": "share of dead latents",
+    "fvu_drop": "decrease of FVU",
+    "fvu_drop_relative": "decrease of FVU, as a share of it",
+    "fvu_nonlinear_drop": "decrease of FVU nonlinear",
+    "fvu_nonlinear_drop_relative": "decrease of FVU nonlinear, as a share of it",
     "l0": "L0",
     "d_sae": "SAE width",
 }

@@ -46,10 +46,10 @@ def recovery(rows: pd.DataFrame, x: str, title: str) -> alt.LayerChart:
     along = (
         width_axis() if x == "d_sae" else alt.X(f"{x}:Q", title=title, scale=alt.Scale(type="log", base=2, padding=14))
     )
-    order = [MEASURED, OF_NORM, OF_VARIANCE]
+    order, drawn = [MEASURED, OF_NORM, OF_VARIANCE], rows["part"].unique().tolist()
     base = (
         alt.Chart(rows)
-        .encode(x=along, color=alt.Color("part:N", title=None, scale=PART_HUE))
+        .encode(x=along, color=alt.Color("part:N", title=None, scale=PART_HUE, legend=alt.Legend(values=drawn)))
         .transform_filter(alt.datum.loss == loss)
     )
     y_axis = alt.Y("value:Q", title="share of the increase", axis=alt.Axis(format="%"))
