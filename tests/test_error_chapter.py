@@ -24,7 +24,7 @@ SMALL = {
     "learning_rates": [0.004],
     "n_seeds": 1,
 }
-SMALL |= {"max_steps": 50, "patience": 25, "cool_down": 25, "n_latents": 3, "concurrency": 2, "endpoint_model": "tiny"}
+SMALL |= {"max_steps": 100, "patience": 50, "cool_down": 50, "n_latents": 3, "concurrency": 2, "endpoint_model": "tiny"}
 
 
 def sensible(body, _):

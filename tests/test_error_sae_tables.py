@@ -123,7 +123,7 @@ def test_every_target_has_a_row_with_its_runs_and_its_tick():
         [{"target": t, "seed": s, "fvu": 0.5, "fvu_low": 0.4, "fvu_high": 0.6} for t in TARGETS for s in (0, 1)]
     )
     dense = pd.DataFrame({"target": TARGETS, "fvu": 0.7})
-    svg, texts = drawn(charts.fvu_by_target(runs.assign(lr=0.1, steps=9, converged=True), dense))
+    svg, texts = drawn(charts.fvu_by_target(runs.assign(lr=0.1, converged=True), dense))
     assert set(charts.TARGET_NAMES.values()) <= set(texts) and texts.count("principal components") == 1
     assert (
         len(re.findall('aria-roledescription="point"', svg)) == 8

@@ -1,7 +1,7 @@
 """The training runs of Section 5.2 for one SAE of a study: what trains, what is kept, and what the book ships.
 
-Three kinds of text, none shared: contexts beyond the study's train; the study's fitting tokens stop a run, choose its learning rate
-and give the twins their moments; its held-out tokens give every reported number.  Runs are kept one by one, so an interrupted
+Three kinds of text, none shared: contexts beyond the study's train; the study's fitting tokens judge convergence, choose learning
+rates and give the twins their moments; its held-out tokens give every reported number.  Runs are kept one by one, so an interrupted
 experiment goes on where it stopped.
 """
 
@@ -171,7 +171,7 @@ class ErrorSaeRuns:
         def compute() -> tuple[Any, Arrays]:
             run = train(self._train_stream(target), self.stream(target, "validation"), self.plan, lr, seed)
             curve = {name: run.curve[name].round(6).tolist() for name in run.curve}
-            data = {"lr": lr, "seed": seed, "converged": run.converged, "steps": run.steps, "curve": curve}
+            data = {"lr": lr, "seed": seed, "improvement": run.improvement, "steps": run.steps, "curve": curve}
             half = {name: run.arrays[name].astype(np.float16) for name in ("W_enc", "W_dec")}
             return data | {"validation_fvu": run.validation_fvu, **self._trained_on}, run.arrays | half
 

@@ -25,13 +25,11 @@ class ErrorSaeStudy(ErrorSaeRuns):
     """The experiment: the trained SAEs' loss curves, their held-out FVU, and the activity of their latents."""
 
     def curves(self) -> pd.DataFrame:
-        """Loss curves of every reported run: target, seed, lr, converged, step, train_fvu, validation_fvu."""
+        """Loss curves of every reported run: target, seed, lr, step, train_fvu, validation_fvu."""
         parts = []
         for target, seed in self.runs():
             data = self.run(target, seed)[0]
-            parts.append(
-                pd.DataFrame(data["curve"]).assign(target=target, seed=seed, lr=data["lr"], converged=data["converged"])
-            )
+            parts.append(pd.DataFrame(data["curve"]).assign(target=target, seed=seed, lr=data["lr"]))
         return pd.concat(parts, ignore_index=True)
 
     def provenance(self) -> str:
@@ -94,11 +92,12 @@ class ErrorSaeStudy(ErrorSaeRuns):
         )
 
     def table(self) -> pd.DataFrame:
-        """One row per run: target, seed, lr, steps, converged, fvu, fvu_low, fvu_high."""
+        """One row per run: target, seed, lr, improvement (see the rule), converged, fvu, fvu_low, fvu_high."""
         rows = []
         for target, seed in self.runs():
             data, fvu = self.run(target, seed)[0], self.fvu(target, seed)
-            rows.append({"target": target} | {name: data[name] for name in ("seed", "lr", "steps", "converged")})
+            rows.append({"target": target} | {name: data[name] for name in ("seed", "lr", "improvement")})
+            rows[-1] |= {"converged": data["improvement"] < self.plan.least_improvement}
             rows[-1] |= {"fvu": fvu.value, "fvu_low": fvu.low, "fvu_high": fvu.high}
         return pd.DataFrame(rows)
 

@@ -1,4 +1,4 @@
-"""Train SAEs on the parts of an SAE's error, to convergence by a stated rule (Section 5.2).
+"""Train SAEs on the parts of an SAE's error, with one budget and a stated rule of convergence (Section 5.2).
 
 Training is SAELens' `SAETrainer`, one TopK shape for every target. Targets are the linear and the nonlinear error, and
 for each a Gaussian with the same mean and covariance: what an SAE makes of the covariance alone.
@@ -32,12 +32,12 @@ class Trained:
     """One training run.
 
     `arrays` holds W_enc, b_enc, W_dec, b_dec of the inference SAE (in the target's own units); `curve` has one row per
-    look: step, train_fvu (mean over the steps since the last look), validation_fvu. `converged`: the rule was met.
+    look: step, train_fvu (mean over the steps since the last look), validation_fvu. `improvement` is what the rule looks at.
     """
 
     arrays: Arrays
     curve: pd.DataFrame
-    converged: bool
+    improvement: float
 
     @property
     def steps(self) -> int:
@@ -50,18 +50,16 @@ class Trained:
         return float(self.curve["validation_fvu"].iloc[-1])
 
 
-def has_converged(fvu: np.ndarray, plan: TrainingPlan) -> bool:
-    """The stopping rule, applied to the validation FVU at every look so far [look]."""
+def improvement(fvu: np.ndarray, plan: TrainingPlan) -> float:
+    """By what share the validation FVU [look] fell from the last window but one to the last: what the rule looks at."""
     n = plan.patience // plan.check_every
-    if len(fvu) < 2 * n:
-        return False
     before, last = fvu[-2 * n : -n].mean(), fvu[-n:].mean()
-    return bool(before - last < plan.least_improvement * before)
+    return float((before - last) / before)
 
 
 @torch.sparse.check_sparse_tensor_invariants(False)  # said aloud, or PyTorch warns on the reader's page
 def train(stream: Stream, validation: Stream, plan: TrainingPlan, lr: float, seed: int) -> Trained:
-    """Train one TopK SAE on a stream until it has converged or the budget is spent, then cool it down.
+    """Train one TopK SAE on a stream for the plan's steps.
 
     Rows are centred and divided by one number before they reach the SAE, so that learning rates mean the same for every
     target; the returned SAE undoes that and works in the target's own units.
@@ -78,9 +76,9 @@ def train(stream: Stream, validation: Stream, plan: TrainingPlan, lr: float, see
     batches = stream.batches(plan.batch, seed)
     looks: list[dict[str, float]] = []
     recent: list[float] = []
-    converged, end = False, plan.max_steps + plan.cool_down
+    end = plan.max_steps + plan.cool_down
     for step in tqdm(range(1, end + 1), desc=f"SAE, lr {lr:g}, seed {seed}", unit="step", leave=False):
-        if step > end - plan.cool_down:
+        if step > plan.max_steps:
             set_rate(trainer, lr * (end + 1 - step) / (plan.cool_down + 1))
         recent.append(_step(trainer, like.standardise(next(batches))))
         if step % plan.check_every and step != end:
@@ -91,12 +89,9 @@ def train(stream: Stream, validation: Stream, plan: TrainingPlan, lr: float, see
             raise ValueError(
                 f"the loss is no longer finite at step {step} with learning rate {lr:g}; use a smaller one"
             )
-        if step == end:
-            break
-        if not converged and step <= plan.max_steps:
-            converged = has_converged(np.array([look["validation_fvu"] for look in looks]), plan)
-            end = step + plan.cool_down if converged else end
-    return Trained(inference_arrays(trainer.sae, like), pd.DataFrame(looks), converged)
+    curve = pd.DataFrame(looks)
+    full_rate = curve["validation_fvu"][curve["step"] <= plan.max_steps].to_numpy()
+    return Trained(inference_arrays(trainer.sae, like), curve, improvement(full_rate, plan))
 
 
 def set_rate(trainer: SAETrainer[Any, Any], lr: float) -> None:

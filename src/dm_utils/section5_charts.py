@@ -116,13 +116,13 @@ def loss_curves(curves: pd.DataFrame) -> alt.LayerChart:
 def fvu_by_target(table: pd.DataFrame, dense: pd.DataFrame) -> alt.LayerChart:
     """Held-out FVU of every run with its interval, one row per target; a tick marks what k dense directions leave.
 
-    `table` holds `target, seed, lr, steps, converged, fvu, fvu_low, fvu_high`; `dense` holds `target, fvu`.
+    `table` holds `target, seed, lr, converged, fvu, fvu_low, fvu_high`; `dense` holds `target, fvu`.
     """
     rows = _of_targets(table).assign(text=texts(table, "fvu", "fvu_low", "fvu_high"), offset=table["seed"].astype(str))
     y = alt.Y("name:N", title=None, sort=list(TARGET_NAMES.values()), axis=alt.Axis(labelLimit=260))
     x_title, scale = "FVU on held-out tokens", alt.Scale(zero=False)
     base = alt.Chart(rows.round(5)).encode(y=y, yOffset="offset:N", color=_part_color().legend(None))
-    tooltip = ["name:N", "seed:N", alt.Tooltip("text:N", title="FVU"), "lr:Q", "steps:Q", "converged:N"]
+    tooltip = ["name:N", "seed:N", alt.Tooltip("text:N", title="FVU"), "lr:Q", "converged:N"]
     x = alt.X("fvu_low:Q", title=x_title, scale=scale, axis=alt.Axis(tickCount=8))
     bars = base.mark_rule(strokeWidth=2).encode(x=x, x2="fvu_high:Q")
     points = base.mark_point(size=60).encode(x="fvu:Q", tooltip=tooltip)

@@ -17,24 +17,24 @@ class TrainingPlan:
     learning_rates : a ladder, walked from its middle until the lowest validation FVU has worse neighbours; each target takes its best.
     n_seeds : training runs per target.
     batch : rows per step.
-    max_steps : the budget at the full learning rate.
+    max_steps : steps at the full learning rate, the same for every run.
     check_every : steps between two looks at the validation FVU.
     patience, least_improvement : the rule. A run has converged when the validation FVU, averaged over the last `patience`
-        steps, is less than this share below its average over the `patience` steps before.
+        of these steps, is less than this share below its average over the `patience` steps before.
     warm_up : steps over which the learning rate rises to its value.
-    cool_down : steps over which it falls to zero once the run has converged or spent its budget.
+    cool_down : steps after them, over which it falls to zero.
     n_validation : rows that the rule and the grid look at; none of them is trained on or reported.
     """
 
     d_sae: int = 512
     k: int = 16
-    learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+    learning_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
     n_seeds: int = 3
     batch: int = 1024
-    max_steps: int = 4000
-    check_every: int = 25
+    max_steps: int = 2400
+    check_every: int = 50
     patience: int = 500
-    least_improvement: float = 0.01
+    least_improvement: float = 0.02
     warm_up: int = 100
     cool_down: int = 600
     n_validation: int = 8192
