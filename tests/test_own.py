@@ -1,7 +1,10 @@
 """Your own model, SAE and text: one call, the same numbers as the book's engine, and wrong pairings refused."""
 
 import logging
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -223,3 +226,31 @@ def test_a_chapter_runs_on_your_model_saes_and_text(tmp_path: Path, texts, monke
         "This run: my-model (profile `own`), layer 3, 24 contexts"
         in (tmp_path / "build/runs/lab/03_notation.ipynb").read_text()
     )
+
+
+SERVE = """
+import subprocess, sys, checkpoints
+hub = checkpoints.serve(["gpt2-small"], near=True)
+done = subprocess.run([sys.executable, "-c", sys.argv[1]], env=hub.environment(sys.argv[2]), capture_output=True, text=True)
+hub.close()
+sys.exit(print(done.stdout) if done.returncode == 0 else done.stderr)
+"""
+RELEASED = """
+import miniature  # released SAEs at the size of the tests' checkpoints
+import dm_utils as dm
+from dm_utils.lab.text import evaluation_text
+
+texts = evaluation_text()[:200]
+sae = ("gpt2-small-resid-post-v5-32k", "blocks.6.hook_resid_post")
+report = dm.decompose_sae("openai-community/gpt2", sae, texts, ctx_len=64, n_bootstrap=100)
+print(tuple(report.sae_error.shape), 0 < report.fvu_nonlinear.value <= report.fvu.value < 1)
+"""
+
+
+@pytest.mark.matrix
+def test_a_hub_id_and_a_release_are_loaded_by_the_real_loaders(tmp_path):
+    """From a hub on this machine, which serves GPT-2 and OpenAI's SAEs in their own formats."""
+    command = [sys.executable, "-c", SERVE, RELEASED, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\(\d+, 32\) True", done.stdout)
