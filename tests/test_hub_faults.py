@@ -118,7 +118,9 @@ def test_no_network_uses_what_is_here_or_says_so(hub, tmp_path):
     folder, _ = fetch(hub, tmp_path)
     again, warning = fetch(hub, tmp_path, **gone)
     assert again == folder and "the one downloaded last is used" in warning
-    assert fetch(hub, tmp_path, HF_HUB_OFFLINE="1")[0] == folder
+    unpatched = "hub.WAITS = (10_000.0,)"  # nothing waits for a network that is switched off
+    assert fetch(hub, tmp_path, before=unpatched, HF_HUB_OFFLINE="1")[0] == folder
+    assert "is not on this machine" in fetch(hub, tmp_path / "empty", before=unpatched, HF_HUB_OFFLINE="1")[1]
 
 
 def test_a_full_disk_is_noticed_before_the_download(hub, tmp_path):
@@ -126,6 +128,14 @@ def test_a_full_disk_is_noticed_before_the_download(hub, tmp_path):
     _, complaint = fetch(hub, tmp_path, before=before)
     assert "the disk is full" in complaint and "HF_HOME" in complaint
     assert not [path for command, path, _ in hub.requests if command == "GET" and "resolve" in path]
+
+
+def test_no_room_in_memory_says_what_is_smaller(hub, tmp_path):
+    before = "import huggingface_hub as h\ndef full(**_): raise RuntimeError('CUDA out of memory. Tried 2 GiB')\n"
+    _, complaint = fetch(
+        hub, tmp_path, before=before + "hub._check_space = lambda *_: None\nh.snapshot_download = full"
+    )
+    assert "does not fit into memory" in complaint and "dtype = 'bfloat16'" in complaint
 
 
 def test_a_disk_that_fills_up_meanwhile_is_the_same_message(hub, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import html
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,14 @@ def silence_progress() -> None:
     tqdm.__init__ = lambda bar, *given, **options: start(bar, *given, **(options | {"disable": True}))  # type: ignore[method-assign]
 
 
+def show_messages() -> None:
+    """Show what the package says while it works: device and dtype, retries, smaller batches."""
+    log = logging.getLogger("dm_utils")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+        log.setLevel(logging.INFO)
+
+
 class Chapter:
     """One chapter of the book as it runs: its checked parameters, its study, its figures and its table of results.
 
@@ -116,6 +125,8 @@ class Chapter:
         self.rows: list[dict[str, Any]] = []
         if "DM_BOOK" in os.environ:
             silence_progress()
+        else:
+            show_messages()
 
     def _repr_markdown_(self) -> str:
         p = self.profile

@@ -47,7 +47,8 @@ def commit(repo: str, revision: str | None = None, kind: Kind = "model") -> str:
         return revision
     kept = _reference(repo, revision or "main", kind)
     try:
-        sha = _persistently(lambda: str(HfApi().repo_info(repo, revision=revision, repo_type=kind).sha), repo)
+        waits = () if kept.exists() else WAITS
+        sha = _persistently(lambda: str(HfApi().repo_info(repo, revision=revision, repo_type=kind).sha), repo, waits)
     except Exception as error:
         if not kept.exists() or not is_transient(error):
             raise explain(error, repo, revision, kind) from error
@@ -85,7 +86,7 @@ def _fetch(repo: str, sha: str, revision: str | None, patterns: tuple[str, ...],
 
     try:
         _check_space(repo, where)
-        folder = _persistently(download, repo)
+        folder = _persistently(download, repo, WAITS)
     except Exception as error:
         raise explain(error, repo, revision, kind) from error
     if not any(_matching(folder, patterns)):
@@ -101,13 +102,13 @@ def _matching(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
     return (folder / name for name in filter_repo_objects(names, allow_patterns=list(patterns)))
 
 
-def _persistently(run: Callable[[], Result], name: str) -> Result:
-    """Run something that uses the network, again after a while when the failure is one that may pass."""
-    for wait in (*WAITS, None):
+def _persistently(run: Callable[[], Result], name: str, waits: Sequence[float]) -> Result:
+    """Run something that uses the network, again after each wait when the failure is one that may pass."""
+    for wait in (*waits, None):
         try:
             return run()
         except Exception as error:
-            if wait is None or not is_transient(error):
+            if wait is None or not is_transient(error) or _is_offline(error):
                 raise
             log.warning("%s: %s. Trying again in %g s.", name, str(error).strip().splitlines()[0], wait)
             time.sleep(wait)
@@ -126,11 +127,9 @@ def _status(error: BaseException | None) -> int | None:
 
 def is_transient(error: BaseException) -> bool:
     """Whether trying again may help: no answer, too many requests, a failing server, a damaged download."""
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
     if isinstance(error, LoadError):
         return False
-    if isinstance(error, OfflineModeIsEnabled) or isinstance(error.__cause__, OfflineModeIsEnabled):
+    if _is_offline(error):
         return True
     status = _status(error)
     if status is not None:
@@ -141,6 +140,13 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, (ConnectionError, TimeoutError, DamagedFileError)) or bool(
         re.search(r"Connect|Timeout|RemoteProtocol|ReadError|Disconnected|Consistency check", words)
     )
+
+
+def _is_offline(error: BaseException) -> bool:
+    """Whether the network is switched off (HF_HUB_OFFLINE), so that trying again is no use."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    return isinstance(error, OfflineModeIsEnabled) or isinstance(error.__cause__, OfflineModeIsEnabled)
 
 
 def _check(folder: Path, patterns: Sequence[str]) -> None:
@@ -242,6 +248,11 @@ def explain(error: BaseException, repo: str, revision: str | None = None, kind: 
         return LoadError(
             f"{repo} is not on this machine, and {page} cannot be reached ({_first_line(error)}). Connect and run again: "
             "what was downloaded is kept. Without a network use the profile 'lab', or a folder that holds the files"
+        )
+    if "out of memory" in str(error).lower():
+        return LoadError(
+            f"{repo} does not fit into memory ({_first_line(error)}). Choose dtype = 'bfloat16', a smaller model or narrower "
+            "SAE (`dm profiles` lists what each needs), or device = 'cpu'"
         )
     return LoadError(f"{repo} cannot be loaded: {type(error).__name__}: {_first_line(error)}")
 
