@@ -24,6 +24,12 @@ def test_overrides_apply_and_none_keeps_the_default():
     )
 
 
+def test_releases_may_be_lists_or_one_name():
+    given = {"resid": ["gpt2-small-resid-post-v5-32k"], "mlp": "gpt2-small-mlp-out-v5-32k"}
+    found = load_profile("gpt2-small", releases=given).releases
+    assert found == {"resid": ("gpt2-small-resid-post-v5-32k",), "mlp": ("gpt2-small-mlp-out-v5-32k",)}
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "said"),
     [

@@ -96,7 +96,7 @@ def _ref(release: str, name: str, layer: int, site: str, architecture: str, widt
         component: Component = parse_hook(f"blocks.{layer}.{site}")[0]
     except ParameterError:
         return None
-    return SaeRef(release, name, component, layer, f"blocks.{layer}.{site}", architecture, width, l0)
+    return SaeRef(release, name, component, layer, f"blocks.{layer}.{site}", architecture, width, float(l0))
 
 
 def load_registered(ref: SaeRef, device: torch.device | str) -> SAE[Any]:
