@@ -107,12 +107,14 @@ def test_kernels_get_threads_and_folders_and_nothing_stays(monkeypatch: pytest.M
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("DM_BOOK", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.delenv("DM_STORE", raising=False)
     with build.kernel_environment(tmp_path, tmp_path / "store", jobs=2):
         assert os.environ["OMP_NUM_THREADS"] == "2"
         assert os.environ["DM_TABLES"] == str(tmp_path)
         assert os.environ["DM_STORE"] == str(tmp_path / "store")
         assert os.environ["DM_BOOK"] == "1"
+        assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "DM_BOOK" not in os.environ
 

@@ -119,6 +119,8 @@ def kernel_environment(tables: Path, store: Path, jobs: int) -> Iterator[None]:
     fresh = {"DM_TABLES": str(tables), "DM_BOOK": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": threads}
     fresh |= {"DM_STORE": os.environ.get("DM_STORE", str(store))}
     fresh |= {"TOKENIZERS_PARALLELISM": "false", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    # Threads that wait by spinning take the processor from each other wherever chapters, or anything else, share it.
+    fresh |= {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     before = {name: os.environ.get(name) for name in fresh}
     os.environ.update(fresh)
     try:
