@@ -21,8 +21,8 @@ from dm_utils.profiles import load_profile
 PROFILES = ["gemma-2-2b", "llama-3.1-8b", "gpt2-small"]
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {  # what makes the costly chapters small; their own parameters
-    "05_2_saes_on_error": {"d_sae": 64, "k": 2, "learning_rates": [0.004], "n_seeds": 2, "max_steps": 100}
-    | {"patience": 25, "cool_down": 25, "n_contexts": 200, "train_contexts": 100},
+    "05_2_saes_on_error": {"d_sae": 64, "k": 2, "learning_rates": [0.004], "n_seeds": 2, "max_steps": 200}
+    | {"patience": 100, "cool_down": 100, "n_contexts": 200, "train_contexts": 100},
     "B_modelling": {"n_draws": 2, "n_tokens": 2000},
     "C_synthetic": {"n_tokens": 2000},
     "D_random_data": {"n_tokens": 2000, "d": 40},

@@ -81,3 +81,14 @@ def test_the_table_has_a_row_for_every_profile():
     table = needs.table()
     assert table["profile"].tolist() == profile_names()
     assert not table.isna().any(axis=None)
+
+
+def test_the_chart_stacks_what_the_table_adds_up():
+    from dm_utils import profile_charts
+
+    terms, table = needs.memory_terms(), needs.table().set_index("profile")
+    for profile, part in terms[terms["section"] == "Section 4"].groupby("profile"):
+        assert needs.size(part["GB"].sum() * needs.GB) == table.loc[profile, "GPU memory"]
+    spec = profile_charts.memory(terms, needs.machines()).to_dict()
+    drawn = {row["profile"] for data in spec["datasets"].values() for row in data if "profile" in row}
+    assert drawn == set(profile_names())

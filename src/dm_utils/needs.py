@@ -48,7 +48,7 @@ class Machine:
     speed: float
 
 
-FREE_TIER = Machine("free Colab (T4)", 16 * GB, 12 * GB, 8.1e12)
+FREE_TIER = Machine("T4 (free Colab)", 16 * GB, 12 * GB, 8.1e12)
 MACHINES: tuple[Machine, ...] = (
     FREE_TIER,
     Machine("L4", 24 * GB, 48 * GB, 30e12),

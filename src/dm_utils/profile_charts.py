@@ -22,13 +22,19 @@ def memory(terms: pd.DataFrame, machines: pd.DataFrame) -> alt.LayerChart:
     bars = bars.encode(
         x=alt.X("GB:Q", title="GPU memory (GB)", stack="zero"),
         y=alt.Y("profile:N", title=None, sort=order),
-        color=alt.Color("term:N", title=None, sort=TERMS, scale=alt.Scale(domain=TERMS, scheme="tableau10")),
+        color=alt.Color(
+            "term:N",
+            title=None,
+            sort=TERMS,
+            scale=alt.Scale(domain=TERMS, scheme="tableau10"),
+            legend=alt.Legend(orient="bottom"),
+        ),
         order="order:Q",
         tooltip=[alt.Tooltip("profile:N"), alt.Tooltip("term:N"), alt.Tooltip("text:N", title="memory")],
     )
     ends = alt.Chart(machines).encode(x=alt.X("GB:Q"))
-    look = {"align": "left", "dx": 3, "dy": -8, "baseline": "bottom", "angle": 0}
-    names = ends.mark_text(**look).encode(y=alt.value(0), text="machine:N")
-    rules = ends.mark_rule(strokeDash=[4, 3], opacity=0.7)
+    look = {"align": "right", "baseline": "top", "angle": 270, "dx": -4, "dy": 3, "fontSize": 11}
+    names = ends.mark_text(color="currentColor", **look).encode(y=alt.value(0), text="machine:N")
+    rules = ends.mark_rule(color="currentColor", strokeDash=[4, 3], opacity=0.7)
     layered = alt.layer(bars, rules, names).add_params(pick)
-    return layered.properties(width="container", height=45 * len(order), padding={"top": 24, "right": 70})
+    return layered.properties(width="container", height=45 * len(order))
