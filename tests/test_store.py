@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import time
 
 import numpy as np
@@ -145,3 +146,19 @@ def test_an_interrupted_mapping_leaves_nothing(store):
         raise KeyboardInterrupt
     assert list((store.root / "activations").iterdir()) == []
     assert store.mapped("activations", KEY, (4, 3)) is None
+
+
+@pytest.mark.parametrize("call", ["posix_fallocate", "fsync"])
+def test_a_full_disk_says_what_to_do_and_leaves_nothing(tmp_path, monkeypatch, call):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    store = Store(tmp_path)
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match=r"the disk is full: results need .* GB under .*DM_STORE.*n_contexts"):
+        if call == "fsync":
+            store.save("kind", {"a": 1}, 1.0)
+        else:
+            with store.mapping("kind", {"a": 1}, (1000, 1000)):
+                pytest.fail("mapped a file that the disk cannot hold")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

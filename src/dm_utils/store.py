@@ -9,10 +9,13 @@ writer never leaves half an entry.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
+import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -53,9 +56,30 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        _explain_full_disk(error, path.parent, len(data))
         raise
+
+
+def _explain_full_disk(error: BaseException, folder: Path, needed: int) -> None:
+    """Say what to do where a write failed because the disk is full."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        free = shutil.disk_usage(folder).free
+        raise OSError(
+            errno.ENOSPC,
+            f"the disk is full: results need {needed / 1e9:.2f} GB under {folder}, which has {free / 1e9:.2f} GB free. Free "
+            "some space, set DM_STORE to a folder on a larger disk, or lower n_contexts",
+        ) from error
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Take the disk space of a file that will be mapped: writing to a map on a full disk kills the process."""
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        elif shutil.disk_usage(path.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Store:
@@ -133,13 +157,15 @@ class Store:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
         try:
+            _reserve(Path(name), max(1, 4 * math.prod(shape)))
             array = np.memmap(name, dtype=np.float32, mode="w+", shape=shape)
             yield array
             array.flush()
             digest = file_sha256(Path(name))
             os.replace(name, path)
-        except BaseException:
+        except BaseException as error:
             Path(name).unlink(missing_ok=True)
+            _explain_full_disk(error, path.parent, 4 * math.prod(shape))
             raise
         self.save(kind, key, {"sha256": digest, "shape": list(shape)})
 
