@@ -78,7 +78,10 @@ def pile_repository():
     pack = zstandard.ZstdCompressor().compress
     rows = [json.dumps({"text": text, "meta": {"pile_set_name": "Docs"}}) + "\n" for text in texts()]
     parts = {f"train/{i:02}.jsonl.zst": pack("".join(rows[i::2]).encode()) for i in range(2)}
-    return Repository(parts | {"README.md": b"# A small pile", "val.jsonl.zst": pack("".join(rows[:3]).encode())})
+    return Repository(
+        parts
+        | {"README.md": b"---\nlicense: other\n---\n# A small pile", "val.jsonl.zst": pack("".join(rows[:3]).encode())}
+    )
 
 
 KNOWN_SCALES = {}  # by profile, once its world is built
