@@ -115,7 +115,7 @@ def test_loss_curves_draw_one_line_per_run_of_the_chosen_tokens():
     runs = [curve.assign(target=target, seed=seed, lr=0.1) for target in TARGETS for seed in range(2)]
     svg, texts = drawn(charts.loss_curves(pd.concat(runs)))
     assert len(re.findall('aria-roledescription="line mark"', svg)) == 8 and "0.2" not in texts
-    assert "0.2" in drawn(charts.loss_curves(pd.concat(runs)), which_tokens="training tokens")[1]
+    assert "0.2" in drawn(charts.loss_curves(pd.concat(runs)), tokens="training")[1]
 
 
 def test_every_target_has_a_row_with_its_runs_and_its_tick():

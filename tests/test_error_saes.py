@@ -383,6 +383,17 @@ def test_no_shipped_run_is_used_where_its_training_text_may_be_measured_on(exper
         ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, Store(tmp_path / "shipped")).run("linear")
 
 
+def test_the_books_runs_are_shipped_and_need_no_training_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(error_sae_runs, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(ErrorSaeStudy, "_text", property(lambda _: pytest.fail("read the training text")))
+    book = ErrorSaeStudy(Study("lab", Store(tmp_path)))
+    for target, seed in book.runs():
+        run, weights = book.run(target, seed)
+        assert run["improvement"] < book.plan.least_improvement  # it has converged, by the rule
+        assert min(book.plan.learning_rates) < run["lr"] < max(book.plan.learning_rates)
+        assert weights["W_dec"].shape == (book.plan.d_sae, 128)
+
+
 def test_a_change_of_the_maths_leaves_the_recipe_of_a_shipped_run_alone(experiment, monkeypatch):
     before = experiment.recipe("linear", lr=1e-3, seed=0), experiment._key({})
     monkeypatch.setattr("dm_utils.study.maths_version", lambda: "another")

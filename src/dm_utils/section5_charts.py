@@ -91,15 +91,12 @@ def _of_targets(table: pd.DataFrame) -> pd.DataFrame:
 
 def loss_curves(curves: pd.DataFrame) -> alt.LayerChart:
     """Training of every SAE (columns `target, seed, lr, step, train_fvu, validation_fvu`): FVU against steps, one line per seed."""
-    names = {"validation_fvu": "validation tokens", "train_fvu": "training tokens"}
-    long = _of_targets(curves.melt(["target", "seed", "step", "lr"], list(names), "which", "fvu").round(4))
-    long["which"] = long["which"].map(names)
-    pick = chooser("which_tokens", list(names.values()), "FVU on", radio=True)
+    rows = _of_targets(curves).rename(columns={"validation_fvu": "validation", "train_fvu": "training"}).round(4)
+    pick = chooser("tokens", ["validation", "training"], "FVU on tokens for", radio=True)
     kinds = alt.Scale(domain=["error", "Gaussian twin"], range=[[1, 0], [5, 4]])
     lines = (
-        alt.Chart(long)
-        .transform_filter(alt.datum.which == pick)
-        .transform_calculate(run="datum.target + datum.seed")
+        alt.Chart(rows[["part", "kind", "seed", "lr", "step", "validation", "training"]])
+        .transform_calculate(fvu="datum[tokens]", run="datum.part + datum.kind + datum.seed")
         .mark_line(strokeWidth=1.5, clip=True)
         .encode(
             x=alt.X("step:Q", title="training step"),
@@ -107,7 +104,7 @@ def loss_curves(curves: pd.DataFrame) -> alt.LayerChart:
             color=_part_color(),
             strokeDash=alt.StrokeDash("kind:N", title=None, scale=kinds),
             detail="run:N",
-            tooltip=["name:N", "seed:N", "lr:Q", "step:Q", "fvu:Q"],
+            tooltip=["part:N", "kind:N", "seed:N", "lr:Q", "step:Q", "fvu:Q"],
         )
     )
     return alt.layer(lines).add_params(pick).properties(**WIDE, height=300)
@@ -131,7 +128,7 @@ def fvu_by_target(table: pd.DataFrame, dense: pd.DataFrame) -> alt.LayerChart:
         tooltip=["name:N", alt.Tooltip("fvu:Q", title="k principal components leave")]
     )
     first = ticks.transform_filter(alt.datum.target == "linear")
-    said = first.mark_text(align="left", dx=6, fontSize=11).encode(text=alt.value("principal components"))
+    said = first.mark_text(align="right", dx=-6, fontSize=11).encode(text=alt.value("principal components"))
     return alt.layer(bars, points, marks, said).properties(**WIDE, height=230)
 
 
