@@ -81,7 +81,14 @@ def test_a_fault_that_stays_says_what_to_do(hub, tmp_path, fault, path, said):
 
 @pytest.mark.parametrize(
     ("fault", "path"),
-    [("too many", ""), ("broken", "/api/"), ("unavailable", "resolve"), ("corrupt", "safetensors"), ("slow", "")],
+    [
+        ("too many", ""),
+        ("broken", "/api/"),
+        ("broken", "/tree/"),
+        ("unavailable", "resolve"),
+        ("corrupt", "safetensors"),
+        ("slow", ""),
+    ],
 )
 def test_a_fault_that_passes_is_waited_for(hub, tmp_path, fault, path):
     hub.faults = [Fault(fault, path, times=1)]

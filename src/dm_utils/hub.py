@@ -80,12 +80,12 @@ def _fetch(repo: str, sha: str, revision: str | None, patterns: tuple[str, ...],
     where: dict[str, Any] = {"repo_id": repo, "revision": sha, "repo_type": kind, "allow_patterns": list(patterns)}
 
     def download() -> Path:
+        _check_space(repo, where)
         folder = Path(snapshot_download(**where))
         _check(folder, patterns)
         return folder
 
     try:
-        _check_space(repo, where)
         folder = _persistently(download, repo, WAITS)
     except Exception as error:
         raise explain(error, repo, revision, kind) from error
