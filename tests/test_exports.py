@@ -128,10 +128,26 @@ def test_what_is_no_result_is_named(tmp_path):
     pd.DataFrame([{"chapter": "a", "value": 1.0}], columns=COLUMNS).to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(ParameterError, match=r"'../x': a published profile's name has letters"):
         exports.export(tmp_path, "../x", tmp_path)
-    (tmp_path / "x.json").write_text('{"format": 0, "columns": []}')
+    (tmp_path / "x.json").write_text('{"format": 1, "columns": ["a"]}')
     with pytest.raises(ValueError, match=r"x.json is not a file of results .*another version.*`dm export`"):
         exports.published(tmp_path, tmp_path)
     assert RUN.invoke(app, ["export", "--tables", str(tmp_path / "none")]).exit_code == 1
+
+
+def test_results_of_an_earlier_edition_stay_readable(tables, tmp_path):
+    """Columns come and go; what took a large machine to compute must not be lost to that."""
+    older = pd.read_csv(tables["lab"] / "04_1_error_norms.csv").drop(columns=["model_revision", "sae_revision"])
+    (tmp_path / "tables").mkdir()
+    older.to_csv(tmp_path / "tables/04_1_error_norms.csv", index=False)
+    path = exports.export(tmp_path / "tables", "older", tmp_path)
+    entry = json.loads(path.read_text())
+    at = entry["columns"].index("hook_name")
+    fewer = {"columns": entry["columns"][:at] + entry["columns"][at + 1 :]}
+    path.write_text(json.dumps(entry | fewer | {"rows": [row[:at] + row[at + 1 :] for row in entry["rows"]]}))
+    rows = exports.read(path).rows
+    assert rows.columns.tolist() == COLUMNS
+    np.testing.assert_allclose(rows["value"], older["value"], rtol=1e-7)
+    assert set(rows["model_revision"]) == set(rows["hook_name"]) == {""}
 
 
 @pytest.mark.parametrize(

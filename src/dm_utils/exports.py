@@ -26,6 +26,15 @@ from .store import write_atomic
 FOLDER = Path(__file__).parent / "results"
 FORMAT = 1
 NUMBERS = ("d_sae", "l0", "value", "ci_low", "ci_high")
+CORE = {
+    "chapter",
+    "profile",
+    "metric",
+    "value",
+    "ci_low",
+    "ci_high",
+    "paper_value",
+}  # what a table of results has at least
 TEXT = [name for name in COLUMNS if name not in NUMBERS]
 DIGITS = 8  # significant, of every number that is published
 
@@ -46,7 +55,9 @@ class Results:
 
 
 def gather(tables: Path) -> pd.DataFrame:
-    """Read every chapter's table in a folder. Tables in other columns, and the page of results itself, are left out.
+    """Read every chapter's table in a folder. Tables of other things, and the page of results itself, are left out.
+
+    A table that an earlier version of the book wrote may lack columns of today; they are empty then.
 
     Raises
     ------
@@ -54,10 +65,15 @@ def gather(tables: Path) -> pd.DataFrame:
     """
     paths = [path for path in sorted(tables.glob("*.csv")) if path.stem != "results"]
     found = [pd.read_csv(path, dtype=dict.fromkeys(TEXT, str)) for path in paths]
-    found = [table for table in found if table.columns.tolist() == COLUMNS]
+    found = [table for table in found if set(table.columns) >= CORE]
     if not found:
         raise FileNotFoundError(f"{tables} holds no results: run the chapters first (`dm build --profile NAME`)")
-    rows = pd.concat([table for table in found if len(table)], ignore_index=True)
+    return _shaped(pd.concat([table for table in found if len(table)], ignore_index=True))
+
+
+def _shaped(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows in today's columns and types; text that is missing is empty."""
+    rows = rows.reindex(columns=COLUMNS).astype(dict.fromkeys(NUMBERS, float) | dict.fromkeys(TEXT, object))
     return rows.fillna(dict.fromkeys(TEXT, ""))
 
 
@@ -122,10 +138,9 @@ def read(path: Path) -> Results:
     """
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
-        if entry["format"] != FORMAT or entry["columns"] != COLUMNS:
+        if entry["format"] != FORMAT or not set(entry["columns"]) >= CORE:
             raise ValueError("it was written by another version of the book")
-        rows = pd.DataFrame(entry["rows"], columns=COLUMNS)
-        rows = rows.astype(dict.fromkeys(NUMBERS, float))
+        rows = _shaped(pd.DataFrame(entry["rows"], columns=entry["columns"]))
         return Results(entry["profile"], entry["title"], entry["made"], rows)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a file of results ({error}): write it again with `dm export`") from error
@@ -191,6 +206,7 @@ def overview(results: list[Results]) -> pd.DataFrame:
     for one in results:
         given = ", ".join(f"{name} = {value}" for name, value in one.made.get("parameters", {}).items())
         line = {"Profile": one.profile, "Model": one.title, "Results": len(one.rows), "Chapters": len(one.chapters)}
+        line |= {"Revision": ", ".join(sorted({text[:10] for text in one.rows["model_revision"] if text})) or "–"}
         line |= {"Made on": one.made.get("device", "–"), "Date": one.made.get("date", "this build")}
         lines.append(line | {"Parameters": given or "the profile's own"})
     return pd.DataFrame(lines)
