@@ -62,7 +62,10 @@ class ErrorSaeStudy(ErrorSaeRuns):
             for rows, y in self.stream(target, "test").blocks(site.design.block):
                 centred = y - like.mean.to(y.device, y.dtype)
                 basis = principal.to(y.device, y.dtype)
-                residual2 = torch.stack([(y - reconstruct(sae, y)).square().sum(-1) for sae in saes], 1)
+                held_out = ~site.split.fit[rows].to(y.device)
+                residual2 = y.new_zeros(len(y), len(saes))
+                for seed, sae in enumerate(saes):
+                    residual2[held_out, seed] = (y[held_out] - reconstruct(sae, y[held_out])).square().sum(-1)
                 dense2 = (centred - centred @ basis @ basis.T).square().sum(-1)
                 sums.add(rows, x=centred, x2=centred**2, residual2=residual2, dense2=dense2)
         return sums.totals
