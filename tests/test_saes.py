@@ -64,7 +64,7 @@ def test_codes_are_the_active_latents(sae):
 
 def test_a_small_budget_of_pre_activations_changes_nothing(sae, monkeypatch):
     whole = saes.codes(sae, X)
-    monkeypatch.setattr(saes, "PRE_ACTIVATIONS", {"cpu": 64 * 7})
+    monkeypatch.setattr(saes, "PRE_ACTIVATIONS", 64 * 7)
     pieces = saes.codes(sae, X)
     assert torch.equal(whole.indices, pieces.indices)
     assert torch.equal(whole.offsets, pieces.offsets)

@@ -24,7 +24,8 @@ from dm_utils.store import file_sha256
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-PRE_ACTIVATIONS = {"cpu": 2**20}  # what stays in a core's cache; elsewhere 2²⁶, 256 MiB of float32
+PRE_ACTIVATIONS = 2**26  # 256 MiB of float32
+CPU_ROWS = 512  # tokens per encode on a CPU: few enough for its caches, enough that reading W_enc again costs little
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,9 @@ def codes(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Codes:
     the dense [token, d_sae] latents that `sae.encode` returns never do.
     """
     select = {"topk": _topk, "jumprelu": _jumprelu}.get(sae.cfg.architecture(), _any)
-    step = max(1, PRE_ACTIVATIONS.get(x.device.type, 2**26) // sae.cfg.d_sae)
+    step = max(1, PRE_ACTIVATIONS // sae.cfg.d_sae)
+    if x.device.type == "cpu":
+        step = min(step, CPU_ROWS)
     found = [select(sae, x[start : start + step]) for start in range(0, len(x), step)]
     token = torch.cat([t + i * step for i, (t, _, _) in enumerate(found)])
     counts = torch.bincount(token, minlength=len(x))
