@@ -54,7 +54,7 @@ def test_overfitting_is_validation_minus_training_at_the_end_of_each_run():
 def test_every_test_is_counted_and_its_accuracy_kept_apart():
     found = {("linear", tables.OWN): scores(1.0, 0.5, 0.9), ("nonlinear", tables.TWIN): scores(0.5, 0.1, 0.3)}
     counts = tables.tested(found)
-    assert counts["Tested"].tolist() == [2, 2] and counts["Decisions without an answer"].tolist() == [4, 4]
+    assert counts["Tested"].tolist() == [2, 2] and counts["Unanswered"].tolist() == [4, 4]
     balanced = tables.accuracies(found).set_index(["group", "part", "kind"])["value"]["balanced"]
     assert balanced["linear", tables.OWN] == pytest.approx((1.0 + 0.7) / 2)
     assert balanced["nonlinear", tables.TWIN] == pytest.approx((0.5 + 0.2) / 2)

@@ -24,9 +24,9 @@ def parts(experiment: ErrorSaeStudy, linear_share: float) -> pd.DataFrame:
     """Share of the error's variance and effective dimensions of its two parts, and what k principal components leave."""
     rows = []
     for part, share in zip(PARTS, (linear_share, 1 - linear_share), strict=True):
-        row = {"Part of the error": TARGET_NAMES[part], "Share of its variance": share}
+        row = {"Part of the error": TARGET_NAMES[part], "Share": share}
         row |= {"Effective dimensions": experiment.moments(part).effective_dimensions}
-        rows.append(row | {f"FVU of {experiment.plan.k} principal components": str(experiment.dense_fvu(part))})
+        rows.append(row | {f"FVU of {experiment.plan.k} components": str(experiment.dense_fvu(part))})
     return pd.DataFrame(rows)
 
 
@@ -55,8 +55,8 @@ def tested(scores: Mapping[Key, Scores]) -> pd.DataFrame:
             "Part": TARGET_NAMES[part],
             "Latents": kind,
             "Tested": len(s.latents),
-            "Too rare or too frequent to test": s.n_skipped,
-            "Decisions without an answer": s.n_unanswered,
+            "Skipped": s.n_skipped,
+            "Unanswered": s.n_unanswered,
         }
         for (part, kind), s in scores.items()
     )

@@ -174,7 +174,7 @@ class Judge:
     def cost(self, plan: Plan, n_latents: int) -> str:
         """What testing `n_latents` latents will ask for, before it starts."""
         if not isinstance(self.scorer, LMScorer):
-            return "no request: rules are learned and scored here"
+            return "no request, since rules are learned and scored here"
         return str(estimate_cost(plan, n_latents, self.scorer))
 
 
