@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dm_utils import saes
-from dm_utils.breakdown import WidthFits, breakdown, fvu_draws
+from dm_utils.breakdown import WidthFits, curve, fvu_draws
 from dm_utils.decomposition import SCALARS, total_variance
 from dm_utils.pursuit import SparseCodes, gradient_pursuit, pursuit_codes, refit_weights
 from dm_utils.regression import Bootstrap, Estimate
@@ -254,16 +254,19 @@ def fvu_of(
 # --- Figure 1 with its fourth part --------------------------------------------------------------------------
 
 
-def breakdown_with_encoder(before: WidthFits, after: WidthFits, widths: Sequence[float]) -> pd.DataFrame:
+def breakdown_with_encoder(
+    before: WidthFits, after: WidthFits, widths: Sequence[float], falling: bool = False
+) -> pd.DataFrame:
     """The curves of Fig. 1 with its fourth part: below FVU_nonlinear, what pursuit takes off it is encoder error.
 
-    As `breakdown.breakdown` (with the paper's horizontal lines), and a part `encoder` between the levels of FVU_nonlinear
-    after and before pursuit. Where pursuit does not lower the level, the part has no height.
+    As `WidthFits.breakdown` (with the paper's horizontal lines, or with falling ones), and a part `encoder` between the
+    curves of FVU_nonlinear after and before pursuit. Where pursuit does not lower it, the part has no height.
     """
-    curves = breakdown(before.fvu, before.fvu_nonlinear_level, widths)
-    level, draws = after.fvu_nonlinear_level.level.value, after.fvu_nonlinear_level.draws
+    curves = before.breakdown(widths, falling)
+    fit = after.fvu_nonlinear if falling else after.fvu_nonlinear_level
+    level, draws = curve(fit, np.asarray(widths, dtype=float))
     nonlinear, rest = curves[curves["part"] == "nonlinear"], curves[curves["part"] != "nonlinear"]
-    low, high = np.quantile(draws, [0.025, 0.975])
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     below = np.minimum(level, nonlinear["top"])
     encoder = nonlinear.assign(part="encoder", bottom=below)
     nonlinear = nonlinear.assign(
