@@ -10,6 +10,7 @@ from statistics import NormalDist
 import numpy as np
 import torch
 from hub import Repository
+from miniature import shrunk
 from safetensors.torch import save
 from transformers import (
     Gemma2Config,
@@ -186,8 +187,6 @@ def sae_repository(release, scale_of, layers):
 
 def world(profiles, near=False):
     """All that some profiles need: their models, their SAEs (`near`: of their own layer only), and the Pile."""
-    import miniature  # noqa: F401  (SAEs' sizes follow from their names, scaled)
-
     from dm_utils.profiles import load_profile
 
     found = {("datasets", "monology/pile-uncopyrighted"): pile_repository()}
@@ -196,7 +195,8 @@ def world(profiles, near=False):
         scale_of = KNOWN_SCALES[profile.name] = scales(profile.model, found["models", profile.model])
         saes, layers = {}, [profile.layer] if near else range(profile.n_layers)
         for release in {release for releases in profile.releases.values() for release in releases}:
-            repo, files = sae_repository(release, scale_of, layers)
+            with shrunk():  # SAEs' sizes follow from their names, scaled
+                repo, files = sae_repository(release, scale_of, layers)
             saes[repo] = saes.get(repo, {}) | files
         found |= {("models", repo): Repository(files) for repo, files in saes.items()}
     return found

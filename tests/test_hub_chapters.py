@@ -10,6 +10,7 @@ import sys
 from types import SimpleNamespace
 
 import checkpoints
+import miniature
 import pandas as pd
 import pytest
 import torch
@@ -56,12 +57,10 @@ def world(tmp_path_factory):
 
 def run(name, profile, world, monkeypatch, near=False):
     """Execute a chapter through papermill as `dm chapter` does, in a kernel that knows only the local hub."""
-    import miniature
-
     hub, folder = world(profile, near)
     startup = folder / "ipython/profile_default/startup"
     startup.mkdir(parents=True, exist_ok=True)
-    (startup / "00-miniature.py").write_text("import miniature\n")
+    (startup / "00-miniature.py").write_text("import miniature\n\nminiature.shrink()\n")
     environment = hub.environment(folder / "hf") | {"IPYTHONDIR": str(folder / "ipython")}
     for key in [key for key in os.environ if key.startswith("HF_")]:
         monkeypatch.delenv(key)
@@ -112,6 +111,7 @@ from dm_utils import models, saes
 from dm_utils.profiles import load_profile
 from dm_utils.study import Study
 
+miniature.shrink()
 given = miniature.parameters(sys.argv[1])
 profile = load_profile(given.pop("profile"), **given)
 study, found = Study(profile), {}

@@ -236,9 +236,11 @@ hub.close()
 sys.exit(print(done.stdout) if done.returncode == 0 else done.stderr)
 """
 RELEASED = """
-import miniature  # released SAEs at the size of the tests' checkpoints
+import miniature
 import dm_utils as dm
 from dm_utils.lab.text import evaluation_text
+
+miniature.shrink()  # released SAEs at the size of the tests' checkpoints
 
 texts = evaluation_text()[:200]
 sae = ("gpt2-small-resid-post-v5-32k", "blocks.6.hook_resid_post")
