@@ -118,9 +118,13 @@ def require(name: str, allowed: Iterable[str], what: str) -> None:
     names = list(allowed)
     if name in names:
         return
+    raise ParameterError(f"unknown {what} {name!r}; allowed: {', '.join(names)}.{did_you_mean(name, names)}")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of a refusal: the nearest of the names, if one is near."""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ParameterError(f"unknown {what} {name!r}; allowed: {', '.join(names)}.{hint}")
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _explain(error: ValidationError, given: dict[str, Any], base: Profile) -> str:

@@ -18,7 +18,7 @@ import torch
 
 from dm_utils import hub
 from dm_utils.models import parse_hook
-from dm_utils.profiles import Component, ParameterError, require
+from dm_utils.profiles import Component, ParameterError, did_you_mean
 from dm_utils.saes import SaeRef
 
 if TYPE_CHECKING:
@@ -47,14 +47,11 @@ def registry_catalog(release: str) -> tuple[SaeRef, ...]:
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     directory = get_pretrained_saes_directory()
-    try:
-        require(release, directory, "SAE release")
-    except ParameterError as error:
-        near = str(error).rpartition(" Did you mean")[2]
-        hint = f" Did you mean{near}" if " Did you mean" in str(error) else ""
+    if release not in directory:
         raise ParameterError(
-            f"unknown SAE release {release!r}: it is neither a folder here nor one of SAELens' {len(directory)}.{hint}"
-        ) from None
+            f"unknown SAE release {release!r}: it is neither a folder here nor one of SAELens' {len(directory)}."
+            + did_you_mean(release, directory)
+        )
     entry = directory[release]
     found = [_parse(release, name, path, entry.expected_l0.get(name, 0)) for name, path in entry.saes_map.items()]
     refs = tuple(replace(ref, repo=entry.repo_id) for ref in found if ref is not None)

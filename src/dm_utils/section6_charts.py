@@ -14,7 +14,13 @@ WIDE: dict[str, str] = {"width": "container"}
 PART_NAMES = {"error": "SaeError", "linear": "LinearError", "nonlinear": "NonlinearError"}
 PART_HUE = alt.Scale(domain=list(PART_NAMES.values()), range=[COLORS[part] for part in PART_NAMES])
 MEASURED, OF_NORM, OF_VARIANCE = "recovered", "its share of the error's norm", "its share of the variance"
-LINES = alt.Legend(orient="bottom", columns=1, symbolType="stroke", symbolSize=600)  # a legend of dashes
+
+
+def dashes(field: str, order: Sequence[str], patterns: Sequence[list[int]]) -> alt.StrokeDash:
+    """Tell lines apart by their dashes, one pattern for each value of a field, with a legend in one column."""
+    legend = alt.Legend(orient="bottom", columns=1, symbolType="stroke", symbolSize=600)
+    scale = alt.Scale(domain=list(order), range=list(patterns))
+    return alt.StrokeDash(f"{field}:N", title=None, sort=list(order), scale=scale, legend=legend)
 
 
 def percent_span(values: pd.Series) -> str:
@@ -53,13 +59,7 @@ def recovery(rows: pd.DataFrame, x: str, title: str) -> alt.LayerChart:
         .transform_filter(alt.datum.loss == loss)
     )
     y_axis = alt.Y("value:Q", title="share of the increase", axis=alt.Axis(format="%"))
-    dash = alt.StrokeDash(
-        "quantity:N",
-        title=None,
-        sort=order,
-        scale=alt.Scale(domain=order, range=[[1, 0], [6, 4], [2, 3]]),
-        legend=LINES,
-    )
+    dash = dashes("quantity", order, [[1, 0], [6, 4], [2, 3]])
     bars = (
         base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q").transform_filter(alt.datum.quantity == MEASURED)
     )
@@ -150,13 +150,7 @@ def encoders(table: pd.DataFrame) -> alt.LayerChart:
         title=None,
         scale=alt.Scale(domain=list(parts.values()), range=[COLORS["error"], COLORS["nonlinear"]]),
     )
-    dash = alt.StrokeDash(
-        "encoder:N",
-        title=None,
-        sort=order,
-        scale=alt.Scale(domain=order, range=[[1, 0], [2, 3], [7, 4]]),
-        legend=LINES,
-    )
+    dash = dashes("encoder", order, [[1, 0], [2, 3], [7, 4]])
     base = alt.Chart(data).encode(x=width_axis(), color=hue)
     y_axis = alt.Y("value:Q", title="fraction of variance unexplained", scale=alt.Scale(zero=True))
     bars = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
