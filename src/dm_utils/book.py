@@ -256,7 +256,8 @@ class Chapter:
             results[["sae_id", "sae_revision"]].dropna(subset="sae_id").astype(str).itertuples(index=False)
         )
         ids = [f"{name} ({sha[:12]})" if sha else name for name, sha in chosen.items()]
-        saes = f"<details><summary>{len(ids)} SAE{'s' * (len(ids) > 1)}</summary>{html.escape(', '.join(ids))}</details>" if ids else ""
+        count = f"{len(ids)} SAE{'s' * (len(ids) > 1)}"
+        saes = f"<details><summary>{count}</summary>{html.escape(', '.join(ids))}</details>" if ids else ""
         return f'<div class="dm-provenance"><p>Model: {html.escape(model)}. Text: {html.escape(text)}.</p>{saes}</div>'
 
     def compare(self) -> None:
