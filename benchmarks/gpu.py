@@ -27,10 +27,11 @@ import torch
 from sweep import PeakMemory, _released_one, engine
 from torch import Tensor
 
-from dm_utils import models, saes
-from dm_utils.decomposition import Decomposer
-from dm_utils.pursuit_study import pursue
-from dm_utils.regression import Design, Split
+from dm_utils.chapters.s06_1_pursuit.experiment import pursue
+from dm_utils.maths.decomposition import Decomposer
+from dm_utils.maths.regression import Design
+from dm_utils.maths.resampling import Split
+from dm_utils.world import models, saes
 
 # layers, d_model, heads, key-value heads, d_head, d_mlp, vocabulary, the paper's layer
 SHAPES = {

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dm_utils.pursuit import gradient_pursuit
+from dm_utils.maths.pursuit import gradient_pursuit
 
 CASES = {
     "small": {"d": 256, "n_atom": 4096, "n_token": 256, "l0": 40},

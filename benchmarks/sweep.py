@@ -24,9 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dm_utils import saes
-from dm_utils.decomposition import Decomposer
-from dm_utils.regression import Design, Split
+from dm_utils.maths.decomposition import Decomposer
+from dm_utils.maths.regression import Design
+from dm_utils.maths.resampling import Split
+from dm_utils.world import saes
 
 METRICS = ("r2_error_norm", "r2_error_vector", "fvu_nonlinear")
 Case = tuple[str, Tensor, Split, list[Any]]
@@ -111,7 +112,7 @@ def engine(x: Tensor, split: Split, suite: list[Any], folder: Path) -> list[dict
 
 def lab_case(limit: int | None) -> Case:
     """The lab's whole suite at its middle layer."""
-    from dm_utils.study import Study
+    from dm_utils.engine.study import Study
 
     study = Study("lab")
     site = study.site()

@@ -90,8 +90,9 @@ KNOWN_SCALES = {}  # by profile, once its world is built
 
 def scales(name, repository):
     """The root mean square of a model's activations at every site, for thresholds that give SAEs their L0."""
-    from dm_utils import models
-    from dm_utils.profiles import Profile, load_profile, profile_names
+    from dm_utils.world import models
+    from dm_utils.world.profile import Profile
+    from dm_utils.world.profiles import load_profile, profile_names
 
     profile = next(p for p in map(load_profile, profile_names()) if p.model == name)
     with tempfile.TemporaryDirectory() as folder:
@@ -174,7 +175,7 @@ def sae_repository(release, scale_of, layers):
     """A release of SAELens' registry, every SAE of the layers, in the format of its family."""
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-    from dm_utils.releases import registry_catalog
+    from dm_utils.world.releases import registry_catalog
 
     entry, files = get_pretrained_saes_directory()[release], {}
     for ref in registry_catalog(release):
@@ -187,7 +188,7 @@ def sae_repository(release, scale_of, layers):
 
 def world(profiles, near=False):
     """All that some profiles need: their models, their SAEs (`near`: of their own layer only), and the Pile."""
-    from dm_utils.profiles import load_profile
+    from dm_utils.world.profiles import load_profile
 
     found = {("datasets", "monology/pile-uncopyrighted"): pile_repository()}
     for profile in map(load_profile, profiles):

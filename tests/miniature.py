@@ -14,7 +14,7 @@ PARAMETERS = {"d_model": D_MODEL, "n_contexts": 40, "ctx_len": 64, "skip": 8, "n
 
 def parameters(profile):
     """The parameters that a chapter is given so that it studies the miniature of a profile."""
-    from dm_utils.profiles import load_profile
+    from dm_utils.world.profiles import load_profile
 
     return PARAMETERS | {"profile": profile, "width": load_profile(profile).width // SHRINK, "dtype": "float32"}
 
@@ -24,7 +24,7 @@ def shrunk():
     """Scale the sizes that names and loaders imply; afterwards everything is as it was."""
     from sae_lens.loading import pretrained_sae_loaders as loaders
 
-    from dm_utils import releases, saes
+    from dm_utils.world import releases, saes
 
     theirs = loaders.get_gemma_2_config_from_hf
 

@@ -10,49 +10,49 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Chapter": "book",
-    "Estimate": "regression",
-    "ErrorReport": "decomposition",
-    "LoadError": "hub",
-    "ParameterError": "profiles",
-    "Profile": "profiles",
-    "Study": "study",
-    "Store": "store",
-    "decompose": "decomposition",
-    "decompose_sae": "own",
-    "gradient_pursuit": "pursuit",
-    "load_profile": "profiles",
+    "Chapter": "book.chapter",
+    "ErrorReport": "maths.decomposition",
+    "Estimate": "maths.resampling",
+    "LoadError": "base.errors",
+    "ParameterError": "base.errors",
+    "Profile": "world.profile",
+    "Store": "engine.store",
+    "Study": "engine.study",
+    "decompose": "maths.decomposition",
+    "decompose_sae": "engine.own",
+    "gradient_pursuit": "maths.pursuit",
+    "load_profile": "world.profiles",
 }
 _MODULES = {
-    "charts",
-    "colab",
-    "corpus",
-    "decomposition",
-    "display",
-    "hub",
-    "models",
-    "needs",
-    "own",
-    "paper",
-    "profiles",
-    "pursuit",
-    "regression",
-    "saes",
-    "scaling",
-    "store",
-    "study",
-    "synthetic",
-    "widgets",
+    "charts": "charts",
+    "colab": "book.colab",
+    "corpus": "world.corpus",
+    "decomposition": "maths.decomposition",
+    "display": "book.display",
+    "hub": "world.hub",
+    "models": "world.models",
+    "needs": "world.needs",
+    "own": "engine.own",
+    "paper": "book.paper",
+    "profiles": "world.profiles",
+    "pursuit": "maths.pursuit",
+    "regression": "maths.regression",
+    "saes": "world.saes",
+    "scaling": "maths.scaling",
+    "store": "engine.store",
+    "study": "engine.study",
+    "synthetic": "maths.synthetic",
+    "widgets": "charts.widgets",
 }
 
-__all__ = [*sorted(_HOME.keys() | _MODULES), "__version__"]
+__all__ = [*sorted(_HOME | _MODULES), "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"dm_utils.{_HOME[name]}"), name)
     if name in _MODULES:
-        return import_module(f"dm_utils.{name}")
+        return import_module(f"dm_utils.{_MODULES[name]}")
     raise AttributeError(f"dm_utils has no {name!r}; it has {', '.join(__all__)}")
 
 

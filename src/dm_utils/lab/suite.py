@@ -189,7 +189,7 @@ def _scaled(batches: Iterator[torch.Tensor], scale: float) -> Iterator[torch.Ten
 def _new_sae(spec: SaeSpec, d_in: int, recipe: SaeRecipe, device: str) -> Any:
     from sae_lens import JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig, TopKTrainingSAEConfig
 
-    from dm_utils.lab.sparse_topk import SparseTopKTrainingSAE
+    from dm_utils.dictionaries.sparse_topk import SparseTopKTrainingSAE
 
     common: dict[str, Any] = {
         "d_in": d_in,

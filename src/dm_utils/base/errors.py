@@ -1,0 +1,28 @@
+"""The errors that a user meets, and how a mistyped name is answered."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ParameterError(ValueError):
+    """A parameter that cannot be used: names it, what was given, what is allowed."""
+
+
+def require(name: str, allowed: Iterable[str], what: str) -> None:
+    """Refuse a name that is not among the allowed ones, offering the nearest."""
+    names = list(allowed)
+    if name in names:
+        return
+    raise ParameterError(f"unknown {what} {name!r}; allowed: {', '.join(names)}.{did_you_mean(name, names)}")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of a refusal: the nearest of the names, if one is near."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+class LoadError(RuntimeError):
+    """Something cannot be loaded; the message says what, why and what to do."""

@@ -1,0 +1,62 @@
+"""Words and numbers as a reader sees them; text that comes from data is escaped."""
+
+from __future__ import annotations
+
+import math
+import string
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+LABELS = {
+    "fvu": "FVU",
+    "fvu_nonlinear": "FVU nonlinear (Eq. 12)",
+    "r2_error_norm": "R² of the error norm (Eq. 10)",
+    "r2_error_vector": "R² of the error vector (Eq. 11), mean over dimensions",
+    "r2_error_vector_weighted": "R² of the error vector, variance-weighted",
+    "r2_error_vector_rescaled": "R² of the error vector after rescaling Sae(x)",
+    "r2_x_norm": "R² of ‖x‖²",
+    "r2_sae_norm": "R² of ‖Sae(x)‖²",
+    "r2_linear_norm": "R² of ‖LinearError(x)‖²",
+    "r2_nonlinear_norm": "R² of ‖NonlinearError(x)‖²",
+    "norm_ratio": "‖Sae(x)‖ / ‖x‖",
+    "cos_linear_x": "cosine of LinearError(x) with x",
+    "norm_ratio_total": "√(Σ‖Sae(x)‖² / Σ‖x‖²)",
+    "norm_ratio_unshrunk": "the same ratio if nothing were shrunk",
+    "best_scale": "best scale α of Sae(x)",
+    "dead_fraction": "share of dead latents",
+    "fvu_drop": "decrease of FVU",
+    "fvu_drop_relative": "decrease of FVU, as a share of it",
+    "fvu_nonlinear_drop": "decrease of FVU nonlinear",
+    "fvu_nonlinear_drop_relative": "decrease of FVU nonlinear, as a share of it",
+    "l0": "L0",
+    "d_sae": "SAE width",
+}
+
+
+def label(metric: str) -> str:
+    """Return the name of a metric as charts and tables write it."""
+    return LABELS.get(metric, metric.replace("_", " "))
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with ``digits`` significant digits, thousands separated, and no needless exponent."""
+    if value is None or math.isnan(value):
+        return "–"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}" if decimals <= 6 else f"{value:.{digits - 1}e}"
+
+
+def interval(value: float, low: float | None = None, high: float | None = None) -> str:
+    """Write an estimate with its 95 % interval, for example ``0.402 [0.381, 0.424]``."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return number(value)
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def escape(text: object) -> str:
+    """Return text that stays text in HTML and in Markdown, whatever tokens it holds: punctuation becomes entities."""
+    return "".join(f"&#{ord(mark)};" if mark in string.punctuation else mark for mark in str(text))

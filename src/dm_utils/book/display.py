@@ -1,0 +1,49 @@
+"""Sentences and tables as a page shows them; every string that comes from data is escaped."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING, Any
+
+from dm_utils.base.words import number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHORT = 26  # characters: a cell up to this long, such as an estimate with its interval, is not broken over lines
+
+
+def markdown(text: str) -> None:
+    """Show a sentence that was computed from the results, as Markdown; text from data goes through :func:`escape`."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
+
+
+def table_html(frame: pd.DataFrame, caption: str = "") -> str:
+    """Return an HTML table: numbers right-aligned, every cell escaped, scrolling sideways on a phone."""
+    numeric = [frame[name].dtype.kind in "if" for name in frame]
+
+    def cell(value: Any, is_number: bool, tag: str = "td") -> str:
+        text = number(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        kind = "dm-number" if is_number else "dm-short" if len(text) <= SHORT else ""
+        return f'<{tag} class="{kind}">{html.escape(text)}</{tag}>' if kind else f"<{tag}>{html.escape(text)}</{tag}>"
+
+    head = "".join(cell(name, kind, "th") for name, kind in zip(frame.columns, numeric, strict=True))
+    rows = (
+        "<tr>" + "".join(cell(value, kind) for value, kind in zip(row, numeric, strict=True)) + "</tr>"
+        for row in frame.astype(object).itertuples(index=False, name=None)
+    )
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    name = html.escape(caption or "table")
+    return (
+        f'<div class="dm-table" role="region" aria-label="{name}" tabindex="0"><table>{title}'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def show_table(frame: pd.DataFrame, caption: str = "") -> None:
+    """Show a data frame as a plain, escaped table."""
+    from IPython.display import HTML, display
+
+    display(HTML(table_html(frame, caption)))

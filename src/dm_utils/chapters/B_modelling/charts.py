@@ -1,0 +1,110 @@
+"""Charts of this chapter: costs of the norm test, and readings of Fig. 14."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import altair as alt
+import pandas as pd
+
+from dm_utils.charts.marks import SHARE, chooser, near, texts
+from dm_utils.charts.theme import COLORS, INK
+
+PARTS = {
+    "explained": ("explained by the probe", COLORS["linear"]),
+    "shape": ("cost of the law of the weights", "#c9a227"),
+    "interference": ("cost of interference", "#8c6d46"),
+    "superposition": ("cost of superposition", "#5e8f6e"),
+}
+
+
+READINGS = {
+    "mean": "mean over all tokens",
+    "mean_active": "mean over active tokens",
+    "paper": "E(w²)/E(w), Appendix C.1",
+    "through_origin": "E(w³)/E(w²)",
+    "best": "Cov(w, w²)/Var(w)",
+    "independent": "the theorem, independent latents",
+    "a*": "a* itself",
+}
+
+
+def norm_costs(grid: pd.DataFrame) -> alt.LayerChart:
+    """Stack where the variance of ||x||^2 goes against how often features fire, in closed form.
+
+    ``grid`` has ``law, crowding, cosine, signs, probability`` and one share per part of :data:`PARTS`. Lists and a slider
+    choose the law of the weights, the features per dimension, the cosine between features and its sign.
+    """
+    law = chooser("law", list(dict.fromkeys(grid["law"])), "Weights when active")
+    crowding = chooser("crowding", list(dict.fromkeys(grid["crowding"])), "Features")
+    signs = chooser("signs", list(dict.fromkeys(grid["signs"])), "Signs of the cosines", radio=True)
+    cosine = alt.param(
+        name="cosine",
+        value=float(grid["cosine"].min()),
+        bind=alt.binding_select(options=sorted(grid["cosine"].unique()), name="Cosine between features "),
+    )
+    chosen = "datum.law == law && datum.crowding == crowding && datum.signs == signs && " + near("cosine", cosine)
+    names, colors = zip(*PARTS.values(), strict=True)
+    rename = {key: name for key, (name, _) in PARTS.items()}
+    base = (
+        alt.Chart(grid.rename(columns=rename).round(4))
+        .transform_filter(chosen)
+        .transform_fold(list(names), ["part", "share"])
+    )
+    base = base.transform_calculate(order=f"indexof({list(names)}, datum.part)")
+    area = base.mark_area().encode(
+        x=alt.X(
+            "probability:Q", title="share of tokens on which a feature fires", scale=alt.Scale(type="log"), axis=SHARE
+        ),
+        y=alt.Y("share:Q", title="share of Var ‖x‖²", stack="zero", axis=SHARE, scale=alt.Scale(domain=[0, 1])),
+        color=alt.Color("part:N", title=None, scale=alt.Scale(domain=names, range=colors), sort=list(names)),
+        order=alt.Order("order:Q"),
+        tooltip=["part:N", alt.Tooltip("share:Q", format=".3f"), alt.Tooltip("probability:Q", format=".2%")],
+    )
+    line = base.transform_filter(alt.datum.part == names[0]).mark_line(color=INK, strokeWidth=1.5, point=True)
+    line = line.encode(x="probability:Q", y="share:Q", tooltip=[alt.Tooltip("share:Q", title="R²", format=".3f")])
+    chart = alt.layer(area, line).add_params(law, crowding, cosine, signs)
+    return chart.properties(width="container", height=300)
+
+
+def fig14(latents: pd.DataFrame) -> alt.LayerChart:
+    """Plot every latent's dot product with a* against the chosen reading of its average weight (Fig. 14)."""
+    names = [name for name in ("mean_active", *READINGS) if name in latents]
+    names = list(dict.fromkeys(names))
+    binding = alt.binding_select(options=names, labels=[READINGS[name] for name in names], name="Against ")
+    reading = alt.param(name="reading", value=names[0], bind=binding)
+    columns = ["latent", "dot", "dot_low", "dot_high", "probability", "share", *names]
+    base = alt.Chart(latents[columns].round(4)).transform_calculate(given="datum[reading]")
+    points = base.mark_circle(opacity=0.55).encode(
+        x=alt.X("given:Q", title="chosen reading of the latent's average weight"),
+        y=alt.Y("dot:Q", title="dot product of the latent with a*"),
+        size=alt.Size("share:Q", title="share of the variance", scale=alt.Scale(range=[6, 420])),
+        color=alt.value(COLORS["sae"]),
+        tooltip=[
+            alt.Tooltip("latent:Q", format="d"),
+            alt.Tooltip("dot:Q", title="dot product", format=".3f"),
+            alt.Tooltip("dot_low:Q", title="95 % from", format=".3f"),
+            alt.Tooltip("dot_high:Q", title="to", format=".3f"),
+            alt.Tooltip("given:Q", title="reading", format=".3f"),
+            alt.Tooltip("probability:Q", title="fires on", format=".2%"),
+            alt.Tooltip("share:Q", title="share of variance", format=".2%"),
+        ],
+    )
+    equal = base.mark_line(strokeDash=[5, 4], color=INK).encode(x="given:Q", y="given:Q")
+    return alt.layer(equal, points).add_params(reading).properties(width="container", height=380)
+
+
+def bars(
+    table: pd.DataFrame, label: str, value: str, title: str, color: str, names: Mapping[str, str]
+) -> alt.LayerChart:
+    """Draw one value with its interval per row, labelled directly."""
+    low, high = f"{value}_low", f"{value}_high"
+    shown = table.assign(text=texts(table, value, low, high), name=[names.get(n, n) for n in table[label]]).round(5)
+    base = alt.Chart(shown).encode(
+        y=alt.Y("name:N", title=None, sort=list(shown["name"]), axis=alt.Axis(labelLimit=360))
+    )
+    bar = base.mark_bar(color=color, opacity=0.8).encode(
+        x=alt.X(f"{value}:Q", title=title), tooltip=["name:N", "text:N"]
+    )
+    rule = base.mark_rule(strokeWidth=2).encode(x=f"{low}:Q", x2=f"{high}:Q")
+    return alt.layer(bar, rule).properties(width="container", height=alt.Step(28))

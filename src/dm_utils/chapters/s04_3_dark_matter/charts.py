@@ -1,0 +1,33 @@
+"""Charts of this chapter: the constant of the scaling law under a slider."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from dm_utils.charts.marks import width_axis
+from dm_utils.charts.theme import COLORS, INK
+
+
+def constant_slider(curves: pd.DataFrame, points: pd.DataFrame) -> alt.VConcatChart:
+    """The best power law for a chosen constant, and how well each constant fits.
+
+    `curves` holds `index` (of the constant), `constant`, `rms` (of the residuals), `d_sae`, `fvu`; `points` the SAEs' `d_sae`,
+    `value`, `low`, `high`.
+    """
+    last = int(curves["index"].max())
+    best = int(curves["index"].iloc[curves["rms"].argmin()])
+    at = alt.param(name="at", value=best, bind=alt.binding_range(min=0, max=last, step=1, name="constant: from 0 up "))
+    here = alt.datum.index == at
+    y_axis = alt.Y("fvu:Q", title="FVU", scale=alt.Scale(zero=True))
+    law = alt.Chart(curves).transform_filter(here).encode(x=width_axis())
+    line = law.mark_line(color=COLORS["absent"]).encode(y=y_axis)
+    floor = law.mark_line(color=COLORS["linear"], strokeDash=[2, 4]).encode(y="constant:Q")
+    dots = alt.Chart(points).mark_point(color=INK).encode(x=width_axis(), y="value:Q", tooltip=["d_sae:Q", "value:Q"])
+    bars = alt.Chart(points).mark_rule(strokeWidth=2).encode(x=width_axis(), y="low:Q", y2="high:Q")
+    fit = alt.layer(line, floor, bars, dots).properties(width=560, height=240)
+    one = curves.drop_duplicates("index")[["index", "constant", "rms"]]
+    valley = alt.Chart(one).encode(x=alt.X("constant:Q", title="constant c"), y=alt.Y("rms:Q", title="RMS distance"))
+    mark = valley.mark_point(size=120, color=COLORS["linear"]).transform_filter(here)
+    profile = alt.layer(valley.mark_line(color=INK), mark).properties(width=560, height=90)
+    return alt.vconcat(fit, profile).add_params(at)

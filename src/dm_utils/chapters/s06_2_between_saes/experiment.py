@@ -1,0 +1,263 @@
+"""How much of each part of an SAE's error neighbouring sites predict (Section 6.2, Fig. 9b), and how much had to be so.
+
+Sae(x) = A(x) + r(x), where A(x) = x − LinearError(x) is the affine map nearest to Sae(x) and r(x) = −NonlinearError(x) is
+uncorrelated with x. So Cov(Sae(x), r) = Cov(r) whatever r is, and regressing NonlinearError(x) on Sae(x) must give
+
+    R² = tr(Σ_r Σ_S⁻¹ Σ_r) / tr Σ_r,    Σ_S = Σ_A + Σ_r,
+
+the same as for noise of covariance Σ_r that has nothing to do with x. The controls here measure that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dm_utils.base.errors import ParameterError
+from dm_utils.maths.regression import Design
+from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split, r2_mean, r2_weighted
+from dm_utils.world import models
+from dm_utils.world.profile import Component
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from dm_utils.engine.study import Parts, Study
+    from dm_utils.world.sae_ref import SaeRef
+
+TARGETS = ("error", "linear", "nonlinear")
+KINDS = ("SAE reconstruction", "raw activation")
+ALONE, WITH_X = "alone", "together with x"
+Targets = Callable[[slice], Float[Tensor, "target token d"]]
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A site whose SAE is to predict the error: its name in the chart, the SAE, and the reading of "adjacent"."""
+
+    name: str
+    ref: SaeRef
+    reading: str
+
+
+def neighbours(study: Study, ref: SaeRef) -> tuple[list[Neighbour], list[str]]:
+    """The sites of Eq. 16 that have SAEs, nearest in width and L0 to ``ref``, and the names of those that have none.
+
+    "Adjacent" has two readings: the layer before (the paper's text), and the same layer (Eq. 16, and the released
+    procedure). The residual stream before the layer belongs to both.
+
+    Raises
+    ------
+    ParameterError : the SAE sits at layer 0, or not in the residual stream.
+    """
+    here = ref.layer
+    if ref.component != "resid" or here == 0:
+        raise ParameterError(f"{ref.id} sits at {ref.hook_name}; Eq. 16 needs a residual stream after layer 0")
+    wanted: list[tuple[str, Component, int, str]] = [
+        ("previous residual", "resid", here - 1, "both"),
+        ("MLP, layer before", "mlp", here - 1, "the layer before"),
+        ("attention, layer before", "att", here - 1, "the layer before"),
+        ("MLP, same layer", "mlp", here, "the same layer"),
+        ("attention, same layer", "att", here, "the same layer"),
+    ]
+    found, lacking = [Neighbour("same residual", ref, "both")], []
+    for name, component, layer, reading in wanted:
+        try:
+            near = study.sae(near_l0=ref.l0, width=ref.d_sae, layer=layer, component=component)
+            found.append(Neighbour(name, near, reading))
+        except ParameterError:
+            lacking.append(name)
+    return found, lacking
+
+
+def vector_r2(
+    regressors: Float[Tensor, "token z"], targets: Targets, split: Split, *, n_bootstrap: int = 1000, seed: int = 0
+) -> list[tuple[Estimate, Estimate]]:
+    """Held-out R² of an affine map from the regressors to each target: mean over dimensions, and variance-weighted.
+
+    Parameters
+    ----------
+    regressors : float [token, z].
+    targets : returns the rows of every target, stacked, [target, token, d]; all share one design and one pass.
+    """
+    design = Design(regressors, split, name="the regressors")
+    fitted = design.fit_map(lambda rows, z: _side_by_side(targets(rows)).to(z))
+    totals: list[HeldOutSums] = []
+    shift: Tensor | None = None
+    for rows, z in design.blocks():
+        values = targets(rows)
+        predicted = fitted(z).cpu().view(values.shape[1], len(values), -1).transpose(0, 1)
+        shift = values.mean(1, keepdim=True) if shift is None else shift
+        totals = totals or [HeldOutSums(split) for _ in values]
+        for sums, y, y_hat in zip(totals, values - shift, predicted - shift, strict=True):
+            sums.add(rows, y=y, y2=y**2, residual2=(y - y_hat) ** 2)
+    resampled = [Bootstrap(sums.totals, n_bootstrap, seed) for sums in totals]
+    return [(b.estimate(r2_mean), b.estimate(r2_weighted)) for b in resampled]
+
+
+def _side_by_side(values: Float[Tensor, "target token d"]) -> Float[Tensor, "token columns"]:
+    return values.transpose(0, 1).flatten(1)
+
+
+def part_targets(parts: Parts) -> Targets:
+    """SaeError, LinearError and NonlinearError of a block of tokens."""
+    return lambda rows: torch.stack([parts.sae_error[rows], parts.linear_error[rows], parts.nonlinear_error[rows]])
+
+
+def predict_parts(study: Study, ref: SaeRef, found: Sequence[Neighbour], parts: Parts) -> pd.DataFrame:
+    """R² of predicting each part of the error of ``ref`` from each neighbour (Fig. 9b).
+
+    Returns
+    -------
+    DataFrame
+        One row per neighbour, kind of regressor (the SAE's reconstruction, or the raw activation that it reconstructs),
+        ``given`` (alone, or together with x) and target: ``r2, r2_low, r2_high`` (mean over dimensions) and
+        ``r2_weighted…``, with the neighbour's SAE.
+    """
+    rows, site = [], study.site(ref.layer, ref.component)
+    x = parts.x
+    for neighbour in tqdm(found, desc="neighbours", unit="site", leave=False):
+        for kind in KINDS:
+            for given in (ALONE, WITH_X):
+                if kind == KINDS[1] and given == WITH_X and neighbour.ref == ref:
+                    continue  # x twice
+                key = _key(study, ref, neighbour.ref, kind, given)
+
+                def compute(neighbour: Neighbour = neighbour, kind: str = kind, given: str = given) -> tuple[Any, None]:
+                    z = regressor(study, neighbour.ref, kind, parts if neighbour.ref == ref else None)
+                    z = torch.cat([x, z], 1) if given == WITH_X else z
+                    p = study.profile
+                    pairs = vector_r2(z, part_targets(parts), site.split, n_bootstrap=p.n_bootstrap, seed=p.seed)
+                    return [[e.value, e.low, e.high] for pair in pairs for e in pair], None
+
+                values = study.store.kept("between", key, compute, sources=(__name__,))[0]
+                about = {"neighbour": neighbour.name, "reading": neighbour.reading, "kind": kind, "given": given}
+                rows += [about | row for row in _rows(neighbour.ref, values)]
+    return pd.DataFrame(rows)
+
+
+def _key(study: Study, ref: SaeRef, other: SaeRef, kind: str, given: str) -> dict[str, Any]:
+    return {"of": study.result_key(ref), "from": study.result_key(other), "kind": kind, "given": given}
+
+
+def _rows(ref: SaeRef, values: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """One row per target from the flat list of (mean, weighted) estimates."""
+    about = {name: getattr(ref, name) for name in ("hook_name", "layer", "component", "architecture", "d_sae", "l0")}
+    rows = []
+    for i, target in enumerate(TARGETS):
+        row: dict[str, Any] = {"target": target, "sae_id": ref.id, **about}
+        for name, estimate in (("r2", values[2 * i]), ("r2_weighted", values[2 * i + 1])):
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), estimate, strict=True))
+        rows.append(row)
+    return rows
+
+
+def regressor(study: Study, ref: SaeRef, kind: str, parts: Parts | None = None) -> Float[Tensor, "token z"]:
+    """The reconstruction of every kept token of an SAE's site, or the raw activations there."""
+    if kind == KINDS[1]:
+        return study.site(ref.layer, ref.component).x
+    if parts is not None:
+        return parts.sae_out
+    return torch.cat([out.cpu() for _, _, out in study.reconstructions(ref)])
+
+
+# --- how much of it is built in ----------------------------------------------------------------------------
+
+
+def shuffled_within(split: Split, seed: int = 0) -> Int[Tensor, " token"]:
+    """A random order of the tokens that keeps fitting tokens among fitting ones and held-out among held-out ones."""
+    rng, order = torch.Generator().manual_seed(seed), torch.arange(len(split.fit))
+    for side in (split.fit, ~split.fit):
+        rows = side.nonzero().squeeze(1)
+        order[rows] = rows[torch.randperm(len(rows), generator=rng)]
+    return order
+
+
+def random_rotation(d: int, seed: int = 0) -> Float[Tensor, "d d"]:
+    """A rotation drawn uniformly (Haar), float32."""
+    gauss = torch.randn(d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    q, r = torch.linalg.qr(gauss)
+    return (q * r.diagonal().sign()).float()
+
+
+def built_in(parts: Parts, split: Split, *, n_bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Predict NonlinearError from Sae(x), as it is and where the answer is known to hold no information about x.
+
+    Returns
+    -------
+    dict
+        R² (mean over dimensions, variance-weighted) of: ``measured``; ``shuffled``, each token's nonlinear part moved to
+        another token before A(x) is added, so that it is noise; ``rotated``, the nonlinear part turned in a random
+        direction, in both places; ``arithmetic``, the formula of this module's heading, no interval.
+    """
+    affine, r = parts.x - parts.linear_error, -parts.nonlinear_error
+    moved, turned = r[shuffled_within(split, seed)], r @ random_rotation(r.shape[1], seed).to(r)
+    cases = {"measured": r, "shuffled": moved, "rotated": turned}
+    found: dict[str, Any] = {}
+    for name, noise in cases.items():
+
+        def target(rows: slice, noise: Tensor = noise) -> Tensor:
+            return -noise[None, rows]
+
+        pair = vector_r2(affine + noise, target, split, n_bootstrap=n_bootstrap, seed=seed)
+        found[name] = pair[0]
+    return found | {"arithmetic": arithmetic_r2(affine[split.fit], r[split.fit])}
+
+
+def arithmetic_r2(
+    affine: Float[Tensor, "token d"], noise: Float[Tensor, "token d"], scale: float = 1.0
+) -> tuple[float, float]:
+    """R² of predicting ``noise`` from ``affine + scale * noise`` if the two are uncorrelated: mean, and weighted.
+
+    Uses the second moments of the two only. ``scale`` asks what it would be if the noise in the regressor were larger.
+    """
+    sigma_a, sigma_r = (torch.atleast_2d(torch.cov(part.double().T)) for part in (affine, noise))
+    inverse = torch.linalg.pinv(sigma_a + scale**2 * sigma_r, hermitian=True)
+    explained, variance = (scale**2 * sigma_r @ inverse @ sigma_r).diagonal(), sigma_r.diagonal()
+    return float((explained / variance).nanmean()), float(explained.sum() / variance.sum())
+
+
+# --- the residual identity ---------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def residual_identity(model: TransformerBridge, contexts: Int[Tensor, "context ctx_len"], layer: int) -> pd.DataFrame:
+    """Check Eq. 16 on the model, and where each site of it stands.
+
+    Returns
+    -------
+    DataFrame
+        Eq. 16, and the same with the MLP and attention of the layer before: the largest difference between the sides,
+        over the root mean square of the residual stream, beside the rounding unit of the model's dtype.
+    """
+    if not 1 <= layer < model.cfg.n_layers:
+        raise ParameterError(f"layer = {layer}: Eq. 16 holds between layers, 1 to {model.cfg.n_layers - 1}")
+    sites = {f"resid {at}": models.hook_name("resid", at) for at in (layer, layer - 1)}
+    sites |= {f"mlp {at}": models.hook_name("mlp", at) for at in (layer, layer - 1)}
+    sites |= {f"att {at}": f"blocks.{at}.hook_attn_out" for at in (layer, layer - 1)}
+    sites["z"] = models.hook_name("att", layer)
+    held: dict[str, Tensor] = {}
+    hooks: list[tuple[Any, Any]] = [
+        (site, lambda value, *, hook, name=name: held.update({name: value.clone()})) for name, site in sites.items()
+    ]
+    model.run_with_hooks(contexts.to(model.cfg.device), return_type=None, fwd_hooks=hooks, stop_at_layer=layer + 1)
+    after, before = held[f"resid {layer}"], held[f"resid {layer - 1}"]
+    projected = model.blocks[layer].attn.o(held["z"].flatten(2))
+    norm = getattr(model.blocks[layer], "ln1_post", None)
+    outer = f"RMSNorm(O_proj(AttnOut_{layer}))" if norm else f"O_proj(AttnOut_{layer})"
+    attention = norm(projected) if norm else projected
+    earlier = held[f"mlp {layer - 1}"] + held[f"att {layer - 1}"]
+    equalities = {
+        f"Resid_{layer} = MlpOut_{layer} + {outer} + Resid_{layer - 1}": held[f"mlp {layer}"] + attention + before,
+        f"the same, with the MLP and attention of layer {layer - 1}": earlier + before,
+    }
+    rms, unit = after.float().square().mean().sqrt().item(), torch.finfo(after.dtype).eps
+    rows = [(text, (side - after).float().abs().max().item() / rms) for text, side in equalities.items()]
+    return pd.DataFrame(rows, columns=["equality", "largest difference / rms"]).assign(rounding_unit=unit)

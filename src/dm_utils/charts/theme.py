@@ -1,0 +1,71 @@
+"""The theme of every chart, its colours, and how a chart reaches a page.
+
+Ink is ``currentColor``, so that one chart serves light and dark pages.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import altair as alt
+
+COLORS = {
+    "linear": "#2f7fc1",
+    "nonlinear": "#d55e00",
+    "absent": "#9b7fd1",
+    "encoder": "#c2528b",
+    "error": "#7d8590",
+    "sae": "#1b9e77",
+    "x": "#b58900",
+}
+
+
+VEGALITE_MIME = "application/vnd.vegalite.v6+json"
+PAGE = """<div id="{name}" style="width:100%;overflow-x:auto"></div><script type="module">
+import embed from "https://cdn.jsdelivr.net/npm/vega-embed@7/+esm";
+embed("#{name}", {spec}, {{mode: "vega-lite", renderer: "svg", actions: false}});
+</script>"""
+
+
+INK = "currentColor"
+
+
+@alt.theme.register("dark-matter", enable=True)
+def theme() -> alt.theme.ThemeConfig:
+    """Return the book's chart theme; text and lines take the colour of the page's text."""
+    axis: dict[str, Any] = {f"{part}Color": INK for part in ("label", "title", "domain", "tick", "grid")}
+    axis |= {"gridOpacity": 0.13, "domainOpacity": 0.45, "tickOpacity": 0.45}
+    text = {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": 500}
+    config = {
+        "background": "transparent",
+        "font": "system-ui, sans-serif",
+        "view": {"stroke": None},
+        "axis": axis | text,
+        "legend": {"labelColor": INK, "titleColor": INK, "orient": "top", "labelLimit": 400, "symbolOpacity": 1} | text,
+        "header": {"labelColor": INK, "titleColor": INK},
+        "title": {"color": INK, "fontSize": 14, "fontWeight": 600, "anchor": "start"},
+        "text": {"color": INK, "fontSize": 12},
+        "rule": {"color": INK},
+        "point": {"filled": True, "size": 70},
+        "line": {"strokeWidth": 2},
+        "range": {"category": list(COLORS.values()), "ramp": {"scheme": "viridis"}, "heatmap": {"scheme": "viridis"}},
+    }
+    return alt.theme.ThemeConfig(config=config)
+
+
+def render(spec: dict[str, Any], **_options: Any) -> dict[str, Any]:
+    """Return the chart for the book (its JSON) and for Colab and other front ends (HTML with ``<`` escaped)."""
+    safe = json.dumps(spec).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    page = PAGE.format(name=f"dm-{uuid.uuid4().hex[:12]}", spec=safe)
+    return {VEGALITE_MIME: spec, "text/html": page, "text/plain": spec.get("description", "Altair chart")}
+
+
+alt.renderers.register("dark-matter", render)
+
+
+alt.renderers.enable("dark-matter")
+
+
+alt.data_transformers.disable_max_rows()

@@ -1,0 +1,146 @@
+"""The profiles that ship with the book, and how one is loaded with parameters of your own, checked before anything loads.
+
+`load_profile("lab", layer=2)` returns one, or raises `ParameterError`, which says what was given, what is allowed and the
+nearest valid value. Nothing here imports PyTorch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dm_utils.base.errors import ParameterError, require
+from dm_utils.world.profile import Profile
+
+_GEMMA = {
+    "n_contexts": 300,
+    "ctx_len": 1024,
+    "skip": 200,
+    "dataset": "monology/pile-uncopyrighted",
+    "batch": 2,
+}
+
+
+_PROFILES: dict[str, dict[str, Any]] = {
+    "lab": {
+        "title": "the lab model",
+        "model": "lab",
+        "n_layers": 6,
+        "d_model": 128,
+        "dataset": "stdlib-docs",
+        "releases": {"resid": ("lab",), "mlp": ("lab",), "att": ("lab",)},
+        "layer": 3,
+        "near_l0": 16.0,
+        "width": 2048,
+        "n_contexts": 768,
+        "ctx_len": 256,
+        "skip": 64,
+        "batch": 64,
+    },
+    "gpt2-small": {
+        **_GEMMA,
+        "title": "GPT-2 small",
+        "model": "openai-community/gpt2",
+        "n_layers": 12,
+        "d_model": 768,
+        "releases": {
+            "resid": ("gpt2-small-resid-post-v5-32k", "gpt2-small-resid-post-v5-128k"),
+            "mlp": ("gpt2-small-mlp-out-v5-32k",),
+            "att": ("gpt2-small-attn-out-v5-32k",),
+        },
+        "layer": 6,
+        "near_l0": 32.0,
+        "width": 32768,
+        "batch": 8,
+    },
+    "gemma-2-2b": {
+        **_GEMMA,
+        "title": "Gemma 2 2B",
+        "model": "google/gemma-2-2b",
+        "n_layers": 26,
+        "d_model": 2304,
+        "releases": {
+            "resid": ("gemma-scope-2b-pt-res",),
+            "mlp": ("gemma-scope-2b-pt-mlp",),
+            "att": ("gemma-scope-2b-pt-att",),
+        },
+        "layer": 12,
+        "near_l0": 60.0,
+        "width": 16384,
+        "max_width": 131072,  # what fits into 16 GB, Section 5.3 included: `needs.free_tier`
+        "dtype": "bfloat16",
+        "batch": 1,
+    },
+    "gemma-2-9b": {
+        **_GEMMA,
+        "title": "Gemma 2 9B",
+        "model": "google/gemma-2-9b",
+        "n_layers": 42,
+        "d_model": 3584,
+        "releases": {
+            "resid": ("gemma-scope-9b-pt-res",),
+            "mlp": ("gemma-scope-9b-pt-mlp",),
+            "att": ("gemma-scope-9b-pt-att",),
+        },
+        "layer": 20,
+        "near_l0": 60.0,
+        "width": 16384,
+        "dtype": "bfloat16",
+    },
+    "gemma-3-1b": {
+        **_GEMMA,
+        "title": "Gemma 3 1B",
+        "model": "google/gemma-3-1b-pt",
+        "n_layers": 26,
+        "d_model": 1152,
+        "releases": {
+            "resid": ("gemma-scope-2-1b-pt-res", "gemma-scope-2-1b-pt-res-all"),
+            "mlp": ("gemma-scope-2-1b-pt-mlp", "gemma-scope-2-1b-pt-mlp-all"),
+            "att": ("gemma-scope-2-1b-pt-att", "gemma-scope-2-1b-pt-att-all"),
+        },
+        "layer": 13,
+        "near_l0": 60.0,
+        "width": 16384,
+        "max_width": 262144,  # what fits into 16 GB
+        "dtype": "bfloat16",
+    },
+    "llama-3.1-8b": {
+        **_GEMMA,
+        "title": "Llama 3.1 8B",
+        "model": "meta-llama/Llama-3.1-8B",
+        "n_layers": 32,
+        "d_model": 4096,
+        "releases": {
+            "resid": ("llama_scope_lxr_8x", "llama_scope_lxr_32x"),
+            "mlp": ("llama_scope_lxm_8x", "llama_scope_lxm_32x"),
+            "att": ("llama_scope_lxa_8x", "llama_scope_lxa_32x"),
+        },
+        "layer": 16,
+        "near_l0": 50.0,
+        "width": 32768,
+        "dtype": "bfloat16",
+    },
+}
+
+
+def profile_names() -> list[str]:
+    """The profiles that ship with the book."""
+    return list(_PROFILES)
+
+
+def load_profile(name: str = "lab", **overrides: Any) -> Profile:
+    """A shipped profile, with any of its fields replaced; an override of None keeps the profile's own value.
+
+    Raises
+    ------
+    ParameterError : unknown profile or field, wrong type, or a value outside what the model allows.
+    """
+    if not isinstance(name, str):
+        raise ParameterError(f"profile = {name!r}: it must be one of {', '.join(_PROFILES)}")
+    require(name, _PROFILES, "profile")
+    shipped = Profile(name=name, **_PROFILES[name])
+    given = {field: value for field, value in overrides.items() if value is not None}
+    if given.keys() & {"model", "releases"}:
+        from dm_utils.world.own_profile import complete
+
+        given = complete(shipped, given)
+    return shipped.with_overrides(**given)

@@ -1,0 +1,260 @@
+"""The built site in a real browser: self-contained, live without a kernel, safe with hostile tokens."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from demo import ROOT, make_checkout
+from playwright.sync_api import Browser, Page
+from site_browser import Visit, find_browser, launch, serve, visit
+
+from dm_utils.book.build import build_site, execute_chapters
+from dm_utils.book.chapter import COLUMNS
+
+BOOK = ROOT / "_build/html"
+DEMO = "notebooks/demo.html"
+CELLS = json.loads((ROOT / "tests/demo.ipynb").read_text())["cells"]
+
+
+def hostile_tokens() -> list[str]:
+    """The tokens that the demonstration feeds to every output."""
+    values: dict[str, list[str]] = {}
+    exec("".join(CELLS[1]["source"]), values)
+    return values["hostile"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with launch() as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a small book that was executed and built just now."""
+    find_browser()
+    layout = make_checkout(tmp_path_factory.mktemp("demo") / "checkout")
+    os.environ.setdefault("DM_ASSETS", str(ROOT / "_build/assets"))
+    execute_chapters(layout, {})
+    build_site(layout)
+    with serve(layout.html) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def demo(browser: Browser, site: str) -> Iterator[Visit]:
+    """The demonstration, opened once; each test touches another part of it, and none may leave an error behind."""
+    with visit(browser, site, DEMO) as seen:
+        seen.page.wait_for_selector(".dm-strip-token")
+        seen.page.wait_for_selector(".widget-slider")
+        yield seen
+        seen.assert_clean()
+
+
+@pytest.fixture
+def page(demo: Visit) -> Page:
+    """The demonstration's page."""
+    return demo.page
+
+
+def chart(page: Page, number: str) -> str:
+    """A selector for the chart with this figure number."""
+    return f'.dm-chart[aria-label^="Figure {number}."]'
+
+
+def test_a_page_asks_no_other_host_and_has_no_error(demo: Visit) -> None:
+    demo.assert_clean()
+
+
+def test_mathematics_is_typeset(demo: Visit) -> None:
+    demo.page.wait_for_selector("mjx-container mjx-math")
+    assert demo.page.locator("p.dm-caption mjx-container").count() == 1  # $R^2$ in a caption
+    assert demo.page.locator("p:has-text('Computed:') mjx-container").count() == 1  # and in a computed sentence
+
+
+def test_every_chart_has_a_name_a_number_and_a_caption(demo: Visit) -> None:
+    charts = demo.page.locator(".dm-chart")
+    captions = demo.page.locator("p.dm-caption strong").all_inner_texts()
+    labels = [charts.nth(i).get_attribute("aria-label") or "" for i in range(charts.count())]
+    assert len(labels) == len(captions) == 6
+    assert all(
+        name.startswith(number) and len(name) > len(number) for name, number in zip(labels, captions, strict=True)
+    )
+    assert demo.page.locator(".dm-chart svg.marks").count() == 6
+
+
+def test_hostile_tokens_are_text_everywhere(demo: Visit) -> None:
+    assert demo.page.evaluate("window.HIT") is None
+    assert demo.page.locator("img[src=x], iframe[srcdoc]").count() == 0
+    cells = demo.page.locator(".dm-table td:first-child").all_text_contents()
+    strip = demo.page.locator(".dm-strip-token").all_text_contents()
+    options = demo.page.locator(".widget-dropdown option").all_text_contents()
+    sentence = demo.page.locator("p:has-text('Computed:')").text_content()
+    for token in hostile_tokens():
+        assert token in cells
+        assert " ".join(token.split()) in " ".join(sentence.split())
+        assert token.replace("\t", "⇥") in strip
+        assert token.replace(" ", "\xa0") in options  # ipywidgets shows spaces so
+    assert hostile_tokens()[0] in demo.page.locator("p.dm-caption").all_inner_texts()[-1]
+
+
+def test_no_embedded_json_holds_an_angle_bracket(site: str, demo: Visit) -> None:
+    scripts = demo.page.locator("script[type*=json]").all_text_contents()
+    assert len(scripts) >= 8
+    for text in scripts:
+        assert "<" not in text and ">" not in text
+        json.loads(text)
+
+
+def test_a_drop_down_list_changes_the_picture(page: Page) -> None:
+    marks = f"{chart(page, '2b')} svg .mark-line path"
+    before = page.locator(marks).first.get_attribute("d")
+    page.locator(f"{chart(page, '2b')} .vega-bind select").select_option(index=1)
+    page.wait_for_function(
+        f"before => document.querySelector({json.dumps(marks)}).getAttribute('d') !== before", arg=before
+    )
+    assert "error vector" in page.locator(f"{chart(page, '2b')} svg .role-title").first.text_content()
+
+
+def test_hovering_shows_the_value_with_its_interval(page: Page) -> None:
+    page.locator(f"{chart(page, '2')} svg .mark-symbol.role-mark path").first.hover()
+    page.wait_for_selector("#vg-tooltip-element.visible")
+    assert "[" in page.locator("#vg-tooltip-element").inner_text()
+
+
+def test_a_linked_slider_is_live_without_a_kernel(page: Page) -> None:
+    handle = page.locator(".widget-slider .noUi-handle")
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('.widget-text input[type=number]').value === '4'")
+
+
+def test_the_token_strip_walks_with_the_keyboard(page: Page) -> None:
+    page.wait_for_selector(".dm-strip-token")
+    page.locator(".dm-strip-tokens").focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    assert "token 3:" in page.locator(".dm-strip-detail").inner_text()
+    assert page.locator(".dm-strip-token[aria-current]").count() == 1
+    page.keyboard.press("End")
+    assert f"token {len(hostile_tokens())}:" in page.locator(".dm-strip-detail").inner_text()
+
+
+def test_the_token_strip_follows_its_lists(page: Page) -> None:
+    page.wait_for_selector(".dm-strip-token")
+    word = page.locator(".dm-strip-token span").first
+    before = word.get_attribute("style")
+    page.locator(".dm-strip select").nth(1).select_option(index=2)
+    assert word.get_attribute("style") != before
+    assert "behind the text: width 8192" in page.locator(".dm-strip-key").inner_text()
+    page.locator(".dm-strip select").nth(0).select_option(index=1)
+    assert page.locator(".dm-strip-token").count() == 120
+    page.locator(".dm-strip-token").nth(1).hover()
+    assert "token 2: “ words”" in page.locator(".dm-strip-detail").inner_text()
+
+
+def test_the_theme_switch_recolours_charts_at_once(page: Page) -> None:
+    color = f"getComputedStyle(document.querySelector({json.dumps(chart(page, '2') + ' .role-axis-label text')})).fill"
+    light = page.evaluate(color)
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    dark = page.evaluate(color)
+    page.evaluate("document.documentElement.dataset.theme = 'light'")
+    assert light != dark
+    assert min(map(int, dark.strip("rgb()").split(","))) > 150
+
+
+def test_a_phone_needs_no_sideways_scroll(browser: Browser, site: str) -> None:
+    with visit(browser, site, DEMO, width=390) as seen:
+        seen.assert_clean()
+        widths = seen.page.evaluate("[...document.querySelectorAll('svg.marks')].map(svg => svg.clientWidth)")
+        assert max(widths) <= 390
+
+
+def test_code_is_folded_and_opens_with_the_keyboard(page: Page) -> None:
+    folded = page.locator("details.hide summary").first
+    assert not page.locator("details.hide").first.get_attribute("open")
+    folded.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("details.hide").first.get_attribute("open") is not None
+
+
+def test_search_finds_the_page(browser: Browser, site: str) -> None:
+    with visit(browser, site, "search.html?q=demonstration") as seen:
+        seen.page.wait_for_selector("#search-results a")
+        assert DEMO in seen.page.locator("#search-results a").first.get_attribute("href")
+        seen.assert_clean()
+
+
+def test_the_table_can_be_downloaded(demo: Visit) -> None:
+    address = demo.page.locator(".dm-download a").evaluate("link => link.href")
+    reply = demo.page.request.get(address)
+    assert reply.ok
+    assert next(csv.reader(io.StringIO(reply.text()))) == COLUMNS
+
+
+def test_the_launch_button_opens_the_notebook_in_colab(demo: Visit) -> None:
+    links = demo.page.locator("a[href*='colab.research.google.com']").evaluate_all("links => links.map(a => a.href)")
+    assert links and links[0].endswith("/blob/main/notebooks/demo.ipynb")
+
+
+PAGES = sorted(str(path.relative_to(BOOK)) for path in BOOK.rglob("*.html") if "_static" not in path.parts)
+PAGES = [path for path in PAGES if path != "index.html"]  # which only leads to the first page
+
+
+@pytest.fixture(scope="session")
+def book() -> Iterator[str]:
+    """The address of the book that `make book` built."""
+    with serve(BOOK) as address:
+        yield address
+
+
+@pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test its pages too")
+@pytest.mark.parametrize("path", PAGES or [""])
+def test_every_page_of_the_book_is_clean(browser: Browser, book: str, path: str) -> None:
+    with visit(browser, book, path) as seen:
+        seen.page.wait_for_timeout(500)
+        seen.assert_clean()
+        for link in seen.page.locator(".dm-download a").evaluate_all("links => links.map(a => a.href)"):
+            assert seen.page.request.get(link).ok, link
+
+
+@pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test its entrance")
+def test_the_address_of_the_book_leads_to_its_first_page(browser: Browser, book: str) -> None:
+    page = browser.new_page()
+    page.goto(book)
+    page.wait_for_url("**/notebooks/intro.html", timeout=240_000)
+    page.close()
+
+
+@pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test its links too")
+@pytest.mark.parametrize("path", PAGES or [""])
+def test_every_link_inside_the_book_leads_somewhere(path: str) -> None:
+    from bs4 import BeautifulSoup
+
+    here = BOOK / path
+    soup = BeautifulSoup(here.read_text(), "html.parser")
+    for link in soup.select("article a[href], nav a[href]"):
+        target, _, anchor = str(link["href"]).partition("#")
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        file = (here.parent / target.partition("?")[0]).resolve() if target else here
+        assert file.exists(), f"{path} links to {link['href']}"
+        if anchor and file.suffix == ".html":
+            assert f'id="{anchor}"' in file.read_text(), f"{path} links to {link['href']}"
+
+
+def test_the_skip_without_a_browser_is_visible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.delenv("CI_REQUIRE_BROWSER", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="apt-get install chromium"):
+        find_browser()
+    monkeypatch.setenv("CI_REQUIRE_BROWSER", "1")
+    with pytest.raises(pytest.fail.Exception, match="no Chromium here"):
+        find_browser()

@@ -1,0 +1,147 @@
+"""Specification of Section 6.2: predicting parts of the error from neighbours, and what is built in."""
+
+import pytest
+import torch
+from tiny_models import ARCHITECTURES, VOCABULARY, boot
+
+import dm_utils as dm
+from dm_utils.base.errors import ParameterError
+from dm_utils.chapters.s06_2_between_saes import experiment as between
+from dm_utils.engine.store import Store
+from dm_utils.engine.study import Parts, Study
+from dm_utils.maths.resampling import Split
+
+
+def planted_parts(nonlinear, n_token=6000, d=4, seed=0):
+    """Parts of an SAE whose output is a known affine map of x plus a given part; that part is first made uncorrelated."""
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(n_token, d, generator=rng, dtype=torch.float64)
+    r = nonlinear(x, rng)
+    split = Split.random(torch.arange(n_token) * 60 // n_token, seed=seed)
+    x1 = torch.cat([x, torch.ones(n_token, 1, dtype=x.dtype)], 1)
+    r = r - x1 @ torch.linalg.lstsq(x1[split.fit], r[split.fit]).solution
+    linear = 0.3 * x @ torch.randn(d, d, generator=rng, dtype=x.dtype)
+    return Parts(x, x - linear + r, linear - r, linear, -r), split
+
+
+def noise(x, rng):
+    return 0.7 * torch.randn(x.shape, generator=rng, dtype=x.dtype)
+
+
+def kinks(x, rng):
+    return (x @ torch.randn(4, 4, generator=rng, dtype=x.dtype)).relu() - 0.5 * x.abs()
+
+
+def test_vector_r2_equals_scikit_learn():
+    from sklearn.linear_model import LinearRegression
+    from sklearn.metrics import r2_score
+
+    parts, split = planted_parts(kinks)
+    z = torch.cat([parts.sae_out, parts.x.square()], 1)
+    (mean, weighted), *_ = between.vector_r2(z, between.part_targets(parts), split)
+    y, fit, out = parts.sae_error.numpy(), split.fit.numpy(), ~split.fit.numpy()
+    predicted = LinearRegression().fit(z.numpy()[fit], y[fit]).predict(z.numpy()[out])
+    assert mean.value == pytest.approx(r2_score(y[out], predicted), abs=1e-9)
+    assert weighted.value == pytest.approx(r2_score(y[out], predicted, multioutput="variance_weighted"), abs=1e-9)
+    assert mean.low < mean.value < mean.high
+
+
+def test_every_part_is_predicted_as_if_alone():
+    parts, split = planted_parts(kinks)
+    together = between.vector_r2(parts.sae_out, between.part_targets(parts), split)
+    for found, part in zip(together, (parts.sae_error, parts.linear_error, parts.nonlinear_error), strict=True):
+        alone = between.vector_r2(parts.sae_out, lambda rows, part=part: part[None, rows], split)[0]
+        assert found[0].value == pytest.approx(alone[0].value, abs=1e-9)
+
+
+def test_arithmetic_in_one_dimension_is_the_share_of_the_noise():
+    rng = torch.Generator().manual_seed(0)
+    a, r = 2 * torch.randn(200_000, 1, generator=rng), torch.randn(200_000, 1, generator=rng)
+    for scale in (0.5, 1.0, 3.0):
+        expected = scale**2 / (4 + scale**2)
+        assert between.arithmetic_r2(a, r, scale)[0] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("nonlinear", [noise, kinks])
+def test_predicting_the_nonlinear_part_from_sae_is_arithmetic_whether_it_is_noise_or_a_function_of_x(nonlinear):
+    parts, split = planted_parts(nonlinear)
+    found = between.built_in(parts, split)
+    mean, weighted = found["arithmetic"]
+    assert 0.1 < mean < 0.9
+    assert found["measured"][0].value == pytest.approx(mean, abs=0.03)
+    assert found["shuffled"][0].value == pytest.approx(mean, abs=0.03)
+    assert found["measured"][1].value == pytest.approx(weighted, abs=0.03)
+
+
+def test_with_x_beside_it_sae_predicts_the_nonlinear_part_perfectly_and_x_alone_not_at_all():
+    parts, split = planted_parts(kinks)
+    both = between.vector_r2(torch.cat([parts.x, parts.sae_out], 1), between.part_targets(parts), split)
+    alone = between.vector_r2(parts.x, between.part_targets(parts), split)
+    assert both[2][0].value == pytest.approx(1, abs=1e-9)
+    assert alone[2][0].value == pytest.approx(0, abs=0.01)
+    assert alone[1][0].value == pytest.approx(1, abs=1e-9)
+
+
+def test_shuffling_stays_on_its_side_of_the_split():
+    split = Split.random(torch.arange(1000) // 20, seed=1)
+    order = between.shuffled_within(split)
+    assert torch.equal(order.sort().values, torch.arange(1000))
+    assert torch.equal(split.fit[order], split.fit)
+    assert (order != torch.arange(1000)).float().mean() > 0.9
+
+
+def test_a_random_rotation_keeps_lengths_and_depends_on_its_seed():
+    q = between.random_rotation(16, seed=3)
+    torch.testing.assert_close(q @ q.T, torch.eye(16), atol=1e-5, rtol=0)
+    assert not torch.allclose(q, between.random_rotation(16, seed=4))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_residual_identity_holds_in_the_same_layer_only(architecture, tmp_path):
+    model = boot(architecture, tmp_path)
+    contexts = torch.randint(0, VOCABULARY, (2, 16))
+    same, before = between.residual_identity(model, contexts, 2).itertuples()
+    assert ("RMSNorm" in same.equality) == (architecture == "gemma2")
+    assert same[2] < 20 * same.rounding_unit
+    assert before[2] > 1e-3
+    with pytest.raises(ParameterError, match=r"Eq\. 16 holds between layers, 1 to 3"):
+        between.residual_identity(model, contexts, 0)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    profile = dm.load_profile("lab", n_contexts=24, n_bootstrap=100)
+    return Study(profile, Store(tmp_path_factory.mktemp("store")))
+
+
+def test_neighbours_are_the_sites_of_the_identity_in_both_readings(study):
+    ref = study.sae(width=2048)
+    found, lacking = between.neighbours(study, ref)
+    assert not lacking
+    sites = {(n.ref.component, n.ref.layer): n.reading for n in found}
+    assert sites == {
+        ("resid", 3): "both",
+        ("resid", 2): "both",
+        ("mlp", 2): "the layer before",
+        ("att", 2): "the layer before",
+        ("mlp", 3): "the same layer",
+        ("att", 3): "the same layer",
+    }
+    with pytest.raises(ParameterError, match=r"Eq\. 16 needs a residual stream after layer 0"):
+        between.neighbours(study, study.sae(layer=0))
+
+
+def test_the_table_holds_what_must_be_and_is_kept(study, monkeypatch):
+    ref = study.sae(width=2048)
+    found = [n for n in between.neighbours(study, ref)[0] if n.name in ("same residual", "attention, same layer")]
+    parts = study.parts(ref)
+    table = between.predict_parts(study, ref, found, parts)
+    cell = table.set_index(["neighbour", "kind", "given", "target"])["r2"]
+    raw, own = between.KINDS[1], between.KINDS[0]
+    assert cell["same residual", raw, between.ALONE, "linear"] == pytest.approx(1, abs=1e-4)
+    assert cell["same residual", raw, between.ALONE, "nonlinear"] == pytest.approx(0, abs=0.06)
+    assert cell["same residual", own, between.WITH_X, "error"] == pytest.approx(1, abs=1e-3)
+    assert cell["attention, same layer", own, between.WITH_X, "linear"] == pytest.approx(1, abs=1e-4)
+    assert len(table) == 3 * (3 + 4)
+    monkeypatch.setattr(between, "vector_r2", lambda *_, **__: pytest.fail("computed again"))
+    assert between.predict_parts(study, ref, found, parts).equals(table)

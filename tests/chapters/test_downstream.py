@@ -1,0 +1,139 @@
+"""Specification of Section 5.3: the variants, the statistics, and the losses of the lab's SAEs."""
+
+import pytest
+import torch
+
+import dm_utils as dm
+from dm_utils.chapters.s05_3_downstream import experiment as downstream
+from dm_utils.engine.store import Store
+from dm_utils.engine.study import Study
+from dm_utils.engine.token_loss import token_losses
+
+N_CONTEXTS = 3
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    profile = dm.load_profile("lab", n_contexts=24, n_bootstrap=100)
+    return Study(profile, Store(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="module")
+def refs(study):
+    return [study.sae(width=512), study.sae(width=1024)]
+
+
+@pytest.fixture(scope="module")
+def losses(study, refs):
+    return downstream.spliced_losses(study, refs, N_CONTEXTS)
+
+
+def vectors(seed=0, n_token=500, d=16):
+    rng = torch.Generator().manual_seed(seed)
+    x, sae_out, linear = (torch.randn(n_token, d, generator=rng) for _ in range(3))
+    return x, sae_out, linear, rng
+
+
+def test_variants_add_up():
+    x, sae_out, linear, rng = vectors()
+    found = downstream.error_variants(x, sae_out, linear, rng)
+    torch.testing.assert_close(found["sae_both"], x)
+    torch.testing.assert_close(found["sae_linear"] - found["sae"], linear)
+    torch.testing.assert_close(found["sae_nonlinear"] + linear, x)
+
+
+@pytest.mark.parametrize("part", downstream.PARTS)
+def test_random_variants_are_as_far_from_their_start_as_the_part_is_long(part):
+    x, sae_out, linear, rng = vectors()
+    found = downstream.error_variants(x, sae_out, linear, rng)
+    length = (x - found[downstream.WITHOUT[part]]).norm(dim=1)
+    for kind in ("random", "difference"):
+        torch.testing.assert_close((found[f"{kind}_{part}"] - x).norm(dim=1), length)
+    if part != "error":
+        torch.testing.assert_close((found[f"sae_random_{part}"] - sae_out).norm(dim=1), length)
+
+
+def test_random_directions_are_unit_isotropic_and_differences_of_rows():
+    x, *_, rng = vectors(n_token=4000, d=8)
+    isotropic, difference = downstream.random_directions(x, rng)
+    for found in (isotropic, difference):
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(len(x)))
+    torch.testing.assert_close(isotropic.T @ isotropic / len(x), torch.eye(8) / 8, atol=0.02, rtol=0)
+    line = torch.arange(20.0)[:, None] * torch.tensor([[3.0, 4.0]]) / 5
+    _, along = downstream.random_directions(line, rng)
+    torch.testing.assert_close(along.abs(), torch.tensor([[0.6, 0.8]]).expand(20, 2))
+
+
+def test_equal_rows_have_no_difference_so_the_isotropic_direction_stands_in():
+    isotropic, difference = downstream.random_directions(torch.ones(5, 3), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(difference, isotropic)
+
+
+def test_statistics_of_planted_losses():
+    context = torch.arange(40) // 10
+    planted = {"ce_original": 1.0, "ce_sae": 3.0, "ce_sae_linear": 2.5, "ce_sae_nonlinear": 1.5, "ce_mean": 9.0}
+    planted |= {"error_norm2": 25.0, "linear_norm2": 9.0, "nonlinear_norm2": 16.0}
+    planted |= {"error_norm": 5.0, "linear_norm": 3.0, "sae_norm": 10.0, "kl_sae": 2.0, "kl_random_error": 0.5}
+    sums = downstream.context_sums(context, {name: torch.full((40,), value) for name, value in planted.items()})
+    expected = {"ce_increase": 2.0, "ce_recovered_linear": 0.25, "ce_recovered_nonlinear": 0.75}
+    expected |= {"share_norm_linear": 0.6, "share_norm_of_sae_linear": 0.3}
+    expected |= {"share_variance_linear": 9 / 25, "share_variance_nonlinear": 16 / 25}
+    expected |= {"kl_over_random_error": 4.0, "loss_recovered_over_mean": 0.75}
+    functions = downstream.statistics()
+    for name, value in expected.items():
+        torch.testing.assert_close(functions[name](sums), torch.full((4,), value, dtype=torch.float64))
+
+
+def test_context_sums_add_by_context():
+    sums = downstream.context_sums(torch.tensor([7, 3, 7]), {"loss": torch.tensor([1.0, 10.0, 2.0])})
+    assert sums["n"][:, 0].tolist() == [1, 2]
+    assert sums["loss"][:, 0].tolist() == [10, 3]
+
+
+def test_the_original_is_the_models_own_loss_at_the_held_out_tokens(study, losses):
+    shared = losses[downstream.SHARED]
+    fit = study.site().split.fit.view(24, -1)[:N_CONTEXTS].flatten()
+    assert shared["row"].tolist() == (~fit).nonzero()[:, 0].tolist()
+    own = torch.from_numpy(token_losses(study)["next"][shared["row"]])
+    torch.testing.assert_close(torch.from_numpy(shared["cross_entropy"][0]), own, rtol=1e-4, atol=1e-4)
+    assert shared["hand_over"] < 1e-5
+
+
+def test_both_parts_added_back_are_the_original(losses, refs):
+    original = torch.from_numpy(losses[downstream.SHARED]["cross_entropy"][0])
+    for ref in refs:
+        both = losses[ref.id]["names"].index("sae_both")
+        torch.testing.assert_close(torch.from_numpy(losses[ref.id]["cross_entropy"][both]), original, rtol=0, atol=1e-3)
+        assert abs(float(original.mean()) - losses[ref.id]["cross_entropy"][both].mean()) < 1e-5
+        assert losses[ref.id]["kl"][both].max() < 1e-4
+
+
+def test_the_table_orders_the_variants_as_they_must_be(study, losses, refs):
+    table = downstream.downstream_table(study, refs, losses)
+    assert table["sae_id"].tolist() == [ref.id for ref in refs]
+    assert (table["ce_increase_low"] > 0).all()
+    assert table["ce_recovered_both"].to_numpy() == pytest.approx(1, abs=1e-4)
+    assert (table["kl_recovered_random_linear"] < 0).all()
+    assert (table["share_variance_linear"] + table["share_variance_nonlinear"]).between(0.9, 1.1).all()
+    reference = downstream.reference_losses(losses, 100)
+    assert reference["original"].value < reference["mean"].value < reference["zero"].value + 1
+
+
+def test_only_what_is_missing_is_spliced_in(study, refs, losses, monkeypatch):
+    asked = []
+    real = downstream.splice
+    monkeypatch.setattr(downstream, "splice", lambda *args, **options: asked.append(args[3]) or real(*args, **options))
+    again = downstream.spliced_losses(study, refs, N_CONTEXTS)
+    assert not asked
+    assert again.keys() == losses.keys()
+    more = downstream.spliced_losses(study, [*refs, study.sae(width=2048)], N_CONTEXTS)
+    x = study.site().x[: study.profile.kept_per_context]
+    assert {name.split("/")[0] for name in asked[0](x, 0)} == {"mean", "zero", study.sae(width=2048).id}
+    assert (more[refs[0].id]["cross_entropy"] == losses[refs[0].id]["cross_entropy"]).all()
+
+
+def test_a_wrong_request_is_named(study, refs):
+    with pytest.raises(ValueError, match="the SAEs sit at 2 sites"):
+        downstream.spliced_losses(study, [refs[0], study.sae(layer=2)], 2)
+    with pytest.raises(ValueError, match="n_contexts is 25; it must be from 2 to 24"):
+        downstream.spliced_losses(study, refs, 25)

@@ -1,0 +1,124 @@
+"""The norm prediction test: the Gaussian's closed form, both regressors, outliers and what explains them."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+import dm_utils as dm
+from dm_utils.chapters.s05_1_norm_test.experiment import (
+    REGRESSORS,
+    VECTORS,
+    explain_outliers,
+    norm_tests,
+    outliers,
+    planted,
+    self_tests,
+    without_largest,
+)
+from dm_utils.engine.store import Store
+from dm_utils.engine.study import Study
+from dm_utils.maths.norm_theory import gaussian_norm_r2
+from dm_utils.maths.regression import probe
+from dm_utils.maths.resampling import Split
+
+
+def table_of(values, regressor="from x"):
+    return pd.DataFrame({"vector": "error", "regressor": regressor, "value": values, "sae_id": range(len(values))})
+
+
+def test_outliers_follow_the_box_plot_rule_within_each_vector_and_regressor():
+    table = pd.concat([table_of([0.8, 0.81, 0.82, 0.83, 0.84, -0.2]), table_of([0.1, 0.11, 0.12, 0.13], "from itself")])
+    assert outliers(table)["value"].tolist() == [-0.2]
+    assert outliers(table, reach=100.0).empty
+
+
+def test_an_undefined_value_is_shown_among_the_outliers():
+    assert outliers(table_of([0.8, 0.81, 0.82, 0.83, math.nan]))["sae_id"].tolist() == [4]
+
+
+def test_planted_features_in_few_orthogonal_directions_pass_and_are_all_linear():
+    """With fewer features than dimensions every part is a linear map of x, and nothing is left for the nonlinear one."""
+    found = planted(0.5, d=64, n_latents=8, expected_l0=2.0, n_tokens=4000)
+    assert found["x"]["from x"] == found["x"]["from itself"] > 0.5
+    assert found["linear"]["from x"] == pytest.approx(found["error"]["from x"], abs=1e-3)
+
+
+def test_planted_absent_features_in_superposition_fail_the_test_although_they_are_features():
+    found = planted(0.5, d=32, n_latents=256, expected_l0=8.0, n_tokens=6000)
+    assert found["nonlinear"]["from x"] < 0.2 and found["nonlinear"]["from itself"] < 0.3 < found["x"]["from x"] + 0.2
+    with pytest.raises(ValueError, match=r"absent is 1"):
+        planted(1.0)
+
+
+# --- on the lab ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return Study(dm.load_profile("lab", n_contexts=24, n_bootstrap=200), Store(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="module")
+def refs(study):
+    return study.saes(near_l0=16)[:3]
+
+
+@pytest.fixture(scope="module")
+def table(study, refs):
+    return norm_tests(study, refs)
+
+
+def test_every_sae_has_every_vector_and_regressor_and_x_stands_once_per_site(table, refs):
+    assert set(table["vector"]) == set(VECTORS) and set(table["regressor"]) == set(REGRESSORS)
+    counts = table.groupby("vector").size()
+    assert counts["x"] == 2 and (counts.drop("x") == 2 * len(refs)).all()
+    assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
+
+
+def test_from_x_is_the_studys_metric_and_from_itself_a_probe_on_the_vector(study, refs, table):
+    ref, site = refs[0], study.site()
+    mine = table[table["sae_id"] == ref.id].set_index(["vector", "regressor"])["value"]
+    assert mine["nonlinear", "from x"] == study.measure([ref])["r2_nonlinear_norm"].item()
+    parts = study.parts(ref)
+    named = {"x": parts.x, "sae": parts.sae_out, "error": parts.sae_error}
+    named |= {"linear": parts.linear_error, "nonlinear": parts.nonlinear_error}
+    for name, v in named.items():
+        slow = probe(v, v.double().square().sum(1), site.split, n_bootstrap=200).r2
+        fast = self_tests(study, ref)[name]
+        assert (fast["value"], fast["low"]) == pytest.approx((slow.value, slow.low), abs=2e-4), name
+
+
+def test_the_gaussian_twin_is_the_closed_form_of_the_fitting_tokens(study, refs):
+    site, v = study.site(), study.parts(refs[0]).sae_error
+    v = v[site.split.fit].double()
+    twin = self_tests(study, refs[0])["error"]["gaussian"]
+    assert twin == pytest.approx(gaussian_norm_r2(v.mean(0), torch.cov(v.T, correction=0)), rel=1e-4)
+
+
+def test_linear_error_of_full_rank_is_predicted_equally_from_x_and_from_itself(study, refs, table):
+    """An invertible affine map spans the same functions, whatever its coefficients."""
+    for ref in refs:
+        own = self_tests(study, ref)["linear"]
+        if own["rank"] == study.profile.d_model:
+            mine = table[(table["sae_id"] == ref.id) & (table["vector"] == "linear")].set_index("regressor")["value"]
+            assert mine["from x"] == pytest.approx(mine["from itself"], abs=1e-3)
+
+
+def test_leaving_out_the_largest_tokens_is_a_probe_on_the_rest(study, refs):
+    why = without_largest(study, refs[0], "x", share=0.01)
+    site = study.site()
+    norm2 = torch.from_numpy(study.token_scalars(refs[0])["x_norm2"]).double()
+    keep = norm2 < norm2.topk(round(0.01 * len(norm2))).values.min()
+    split = Split(site.split.fit[keep], site.split.group[keep])
+    assert why["r2_without"].value == pytest.approx(probe(site.x[keep], norm2[keep], split, n_bootstrap=100).r2.value)
+    assert 0 < why["share_of_variance"] < 1
+    with pytest.raises(ValueError, match=r"share is 0\.7"):
+        without_largest(study, refs[0], "x", share=0.7)
+
+
+def test_outliers_are_explained_row_by_row(study, refs, table):
+    found = table[(table["regressor"] == "from x") & table["vector"].isin(["x", "error"])].head(3)
+    explained = explain_outliers(study, refs, found)
+    assert len(explained) == 3 and explained[["share_of_variance", "r2_without"]].notna().all().all()

@@ -1,0 +1,140 @@
+"""Specification of Section 6.1 on real SAEs: pursued and refitted encoders, paired changes, controls, Figure 1's fourth part."""
+
+import numpy as np
+import pytest
+import torch
+
+import dm_utils as dm
+from dm_utils.chapters.s06_1_pursuit import experiment as pursuit_study
+from dm_utils.engine.breakdown import fit_widths
+from dm_utils.engine.store import Store
+from dm_utils.engine.study import Study
+from dm_utils.maths.pursuit import SparseCodes
+from dm_utils.maths.regression import Design
+from dm_utils.maths.resampling import Split
+from dm_utils.world import saes
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    profile = dm.load_profile("lab", n_contexts=12, n_bootstrap=100)
+    return Study(profile, Store(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="module")
+def refs(study):
+    return [study.sae(width=512), study.sae(width=1024)]
+
+
+def architectures(study):
+    return {ref.architecture: study.load_sae(ref) for ref in study.saes(width=2048)}
+
+
+def test_padded_codes_decode_to_the_saes_own_reconstruction(study):
+    x = study.site().x[:300]
+    for sae in architectures(study).values():
+        codes = saes.codes(sae, x)
+        padded = pursuit_study.padded(sae, codes)
+        torch.testing.assert_close(padded.l0, codes.l0)
+        torch.testing.assert_close(
+            pursuit_study.reconstruct(sae, x, padded), saes.reconstruct(sae, x), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_pursuit_uses_each_tokens_own_l0_and_explains_more(study):
+    x = study.site().x[:300]
+    for sae in architectures(study).values():
+        codes, out = pursuit_study.pursue(sae, x)
+        assert (codes.l0 <= saes.codes(sae, x).l0).all()
+        before, after = ((x - r).square().sum(1) for r in (saes.reconstruct(sae, x), out))
+        assert after.sum() < before.sum()
+
+
+def test_refitting_keeps_the_latents_and_lowers_every_tokens_error(study):
+    x = study.site().x[:300]
+    for sae in architectures(study).values():
+        codes, out = pursuit_study.refit(sae, x)
+        assert pursuit_study.shared_support(codes, saes.codes(sae, x), 2048).min() == 1
+        before, after = ((x - r).square().sum(1) for r in (saes.reconstruct(sae, x), out))
+        assert (after <= before * (1 + 1e-4)).all()
+
+
+def test_an_sae_that_normalises_its_input_is_pursued_in_its_own_space(study):
+    """Layer normalisation makes the reconstruction of a scaled and shifted token scale and shift with it."""
+    sae = study.load_sae(study.sae(width=512))
+    x = study.site().x[:50]
+    mean, size = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+    plain = pursuit_study.pursue(sae, (x - mean) / size, 8)[1] * size + mean
+    held = {}
+
+    def fn_in(value):
+        held["mean"], held["size"] = value.mean(1, keepdim=True), value.std(1, keepdim=True)
+        return (value - held["mean"]) / held["size"]
+
+    sae.run_time_activation_norm_fn_in = fn_in
+    sae.run_time_activation_norm_fn_out = lambda value: value * held["size"] + held["mean"]
+    torch.testing.assert_close(pursuit_study.pursue(sae, x, 8)[1], plain, rtol=1e-4, atol=1e-4)
+
+
+def test_shared_support_counts_latents_of_the_same_token():
+    pursued = SparseCodes(
+        torch.tensor([[3, 5, 0], [7, 1, 2], [0, 0, 0]]), torch.tensor([[1.0, 1, 0], [1, 1, 1], [0, 0, 0]])
+    )
+    encoded = saes.Codes(torch.tensor([5, 0, 7, 2, 9, 4]), torch.ones(6), torch.tensor([0, 2, 5]))
+    assert pursuit_study.shared_support(pursued, encoded, 16).tolist() == pytest.approx([1 / 2, 2 / 3, 1])
+
+
+def test_changes_are_the_difference_of_the_two_tables(study, refs):
+    own, other = study.measure(refs), pursuit_study.measure(study, refs)
+    found = pursuit_study.changes(study, refs)
+    for name in ("fvu", "fvu_nonlinear"):
+        drop = (own[name] - other[name]).to_numpy()
+        np.testing.assert_allclose(found[f"{name}_drop"], drop, atol=1e-5)
+        np.testing.assert_allclose(found[f"{name}_drop_relative"], drop / own[name], atol=1e-4)
+    assert (found["fvu_drop_low"] > 0).all()
+    share = 1 - found["fvu_nonlinear_drop"] / found["fvu_drop"]
+    np.testing.assert_allclose(found["linear_drop_share"], share, atol=1e-9)
+
+
+def test_results_are_kept(study, refs, monkeypatch):
+    first = pursuit_study.measure(study, refs)
+    monkeypatch.setattr(pursuit_study, "pursue", lambda *_: pytest.fail("pursued again"))
+    assert pursuit_study.measure(study, refs).equals(first)
+
+
+def test_a_gaussian_twin_has_the_mean_and_covariance():
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(4000, 3, generator=rng) @ torch.tensor([[1.0, 2, 0], [0, 1, 1], [1, 0, 0]]) + 5
+    twin = pursuit_study.gaussian_twin(x, 200_000, rng)
+    torch.testing.assert_close(twin.mean(0), x.mean(0), atol=0.02, rtol=0)
+    torch.testing.assert_close(torch.cov(twin.T), torch.cov(x.T), atol=0.02, rtol=0)
+
+
+def test_fvu_of_the_mean_is_one_and_of_x_zero():
+    x, context = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)), torch.arange(1000) // 50
+    assert pursuit_study.fvu_of(x, x.mean(0).expand_as(x), context).value == pytest.approx(1, abs=1e-6)
+    assert pursuit_study.fvu_of(x, x, context).value == 0
+    assert pursuit_study.fvu_of(x, 0.5 * x + 0.5 * x.mean(0), context).value == pytest.approx(0.25, abs=1e-6)
+
+
+def test_a_trained_dictionary_beats_a_random_one_and_the_encoder_loses_to_pursuit(study, refs):
+    fvu = pursuit_study.dictionary_controls(study, refs[0], n_tokens=500).set_index("case")["fvu"]
+    assert fvu["trained"] < fvu["encoder"]
+    assert fvu["trained"] < fvu["random"] < 1
+
+
+def test_the_four_parts_of_figure_1_lie_on_each_other():
+    rng, n_token, widths = torch.Generator().manual_seed(0), 4000, [512, 1024, 2048, 4096]
+    x = torch.randn(n_token, 6, generator=rng)
+    design = Design(x, Split.random(torch.arange(n_token) // 100))
+    heights = torch.tensor([0.30, 0.25, 0.22, 0.20])[:, None] * x.square().sum(1).mean()
+    noise = 0.5 + torch.rand(n_token, generator=rng)
+    before = fit_widths(design, widths, heights * noise, 0.5 * heights[-1:] * noise.expand(4, -1), 100)
+    after = fit_widths(design, widths, 0.8 * heights * noise, 0.3 * heights[-1:] * noise.expand(4, -1), 100)
+    curves = pursuit_study.breakdown_with_encoder(before, after, widths).set_index(["part", "d_sae"])
+    for lower, upper in (("nonlinear", "encoder"), ("encoder", "linear"), ("linear", "absent")):
+        np.testing.assert_allclose(curves.loc[lower]["top"], curves.loc[upper]["bottom"], atol=1e-9)
+    encoder = curves.loc["encoder"]
+    np.testing.assert_allclose((encoder["top"] - encoder["bottom"]) / encoder["top"], 0.4, atol=1e-3)
+    worse = pursuit_study.breakdown_with_encoder(after, before, widths).set_index("part").loc["encoder"]
+    np.testing.assert_allclose(worse["top"], worse["bottom"])

@@ -1,0 +1,170 @@
+"""Regressions among per-context moments: equal to explicit least squares, with controls that behave as they must."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dm_utils.chapters.E_scaling.experiment import (
+    PairStudy,
+    beyond_table,
+    decrease_table,
+    pair_study,
+    quadratic_table,
+    survival_table,
+)
+from dm_utils.chapters.s04_4_per_token.experiment import transfer
+from dm_utils.maths.context_moments import ContextMoments
+from dm_utils.maths.resampling import Split
+
+N, CONTEXTS = 6000, 60
+
+
+@pytest.fixture
+def split():
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(3))  # contexts need not be contiguous
+    return Split.random((torch.arange(N) * CONTEXTS // N)[order], seed=1)
+
+
+@pytest.fixture
+def columns():
+    """Squared norms where the larger SAE keeps all of the nonlinear part and a third of the linear part."""
+    rng = np.random.default_rng(0)
+    linear, nonlinear = rng.gamma(3, 2, N), rng.gamma(4, 1, N)
+    values = {
+        "error": linear + nonlinear,
+        "linear": linear,
+        "nonlinear": nonlinear,
+        "noise": rng.normal(size=N),
+        "larger": linear / 3 + nonlinear + 0.5 + 0.3 * rng.normal(size=N),
+    }
+    return {name: torch.from_numpy(value) for name, value in values.items()}
+
+
+def held_out_fvu(columns, split, target, regressors, intercept):
+    z = torch.stack([columns[name] for name in regressors] + [torch.ones(N).double()] * intercept, 1)
+    y, fit = columns[target], split.fit
+    residual = y - z @ torch.linalg.lstsq(z[fit], y[fit, None]).solution[:, 0]
+    rest = y[~fit]
+    return float((residual[~fit] ** 2).sum() / ((rest - rest.mean()) ** 2).sum())
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("regressors", [["error"], ["error", "nonlinear"], ["error", "nonlinear", "noise"]])
+def test_fvu_equals_explicit_least_squares(columns, split, regressors, intercept):
+    found = ContextMoments(columns, split).fvu("larger", regressors, intercept)
+    assert found.value == pytest.approx(held_out_fvu(columns, split, "larger", regressors, intercept), rel=1e-9)
+    assert found.low < found.value < found.high
+
+
+def test_one_regressor_agrees_with_the_transfer_of_section_4_4(columns, split):
+    found = ContextMoments(columns, split).fvu("larger", ["error"])
+    other = transfer(torch.stack([columns["error"], columns["larger"]]), split)[0, 1].r2
+    np.testing.assert_allclose(
+        [1 - found.value, 1 - found.high, 1 - found.low], [other.value, other.low, other.high], atol=1e-9
+    )
+
+
+def test_a_kept_nonlinear_part_decreases_the_fvu_by_what_was_planted(columns, split):
+    moments = ContextMoments(columns, split)
+    decrease = moments.percent_decrease("larger", ["error"], ["nonlinear"])
+    one, two = (held_out_fvu(columns, split, "larger", r, True) for r in (["error"], ["error", "nonlinear"]))
+    assert decrease.value == pytest.approx(100 * (1 - two / one), rel=1e-9)
+    assert decrease.low > 50
+
+
+def test_without_a_cross_term_the_linear_part_helps_exactly_as_much(columns, split):
+    """‖e‖² = ‖linear‖² + ‖nonlinear‖² makes the two second regressors span the same space."""
+    moments = ContextMoments(columns, split)
+    nonlinear, linear = (moments.percent_decrease("larger", ["error"], [part]) for part in ("nonlinear", "linear"))
+    assert nonlinear.value == pytest.approx(linear.value, rel=1e-6)
+
+
+def test_a_regressor_of_noise_does_not_help(columns, split):
+    decrease = ContextMoments(columns, split).percent_decrease("larger", ["error"], ["noise"])
+    assert abs(decrease.value) < 0.5 and decrease.low < 0.05
+
+
+def test_a_repeated_regressor_changes_nothing(columns, split):
+    moments = ContextMoments(columns | {"again": 7 * columns["error"]}, split)
+    assert moments.percent_decrease("larger", ["error"], ["again"]).value == pytest.approx(0, abs=1e-9)
+
+
+def test_coefficients_are_what_was_planted_and_inside_their_intervals(columns, split):
+    found = ContextMoments(columns, split).coefficients("larger", ["linear", "nonlinear"])
+    for name, planted in (("linear", 1 / 3), ("nonlinear", 1.0), ("intercept", 0.5)):
+        assert found[name].low < planted < found[name].high
+        assert found[name].value == pytest.approx(planted, abs=0.05)
+
+
+def test_covariance_is_that_of_the_held_out_tokens(columns, split):
+    names = ["larger", "linear", "nonlinear"]
+    expected = torch.cov(torch.stack([columns[name][~split.fit] for name in names]), correction=0)
+    torch.testing.assert_close(ContextMoments(columns, split).covariance(names), expected)
+
+
+def test_bad_columns_are_named(columns, split):
+    with pytest.raises(ValueError, match="column error must be"):
+        ContextMoments({"error": torch.ones(3)}, split)
+    with pytest.raises(ValueError, match="column error"):
+        ContextMoments({"error": torch.full((N,), torch.nan)}, split)
+    with pytest.raises(ValueError, match="no column nonlinaer"):
+        ContextMoments(columns, split).fvu("larger", ["nonlinaer"])
+
+
+@pytest.fixture
+def planted(split):
+    """Two SAEs: the larger keeps 0.3 of the smaller's linear and 0.9 of its nonlinear error, as vectors."""
+    generator = torch.Generator().manual_seed(0)
+    linear, nonlinear = torch.randn(2, N, 4, generator=generator, dtype=torch.float64)
+    linear = linear * (1 + nonlinear[:, :1].abs())  # so that the cross term goes along with the parts
+    nonlinear = nonlinear - 0.3 * linear
+    norm2 = lambda v: (v * v).sum(1)  # noqa: E731
+    parts = {"error": linear + nonlinear, "linear": linear, "nonlinear": nonlinear, "sae": torch.ones(N, 1)}
+    columns = {f"{name} small": norm2(v) for name, v in parts.items()}
+    columns["cross small"] = columns["error small"] - columns["linear small"] - columns["nonlinear small"]
+    columns |= {"curve small": columns["error small"].sqrt(), "shuffled small": columns["nonlinear small"].flip(0)}
+    columns |= {"error large": norm2(0.3 * linear + 0.9 * nonlinear), "x": torch.ones(N), "position": torch.arange(N)}
+    refs = [SimpleNamespace(id=name, d_sae=d, l0=16.0) for name, d in (("small", 512), ("large", 1024))]
+    return PairStudy(refs, 2, ContextMoments(columns, split))
+
+
+def test_what_a_larger_sae_keeps_is_found_with_the_cross_term_and_biased_without(planted):
+    row = survival_table(planted).iloc[0]
+    np.testing.assert_allclose(
+        row[["linear", "nonlinear", "cross", "intercept"]].astype(float), [0.09, 0.81, 0.27, 0], atol=1e-8
+    )
+    assert abs(survival_table(planted, cross=False).iloc[0]["linear"] - 0.09) > 0.05
+
+
+def test_survival_needs_squared_norms(planted):
+    with pytest.raises(ValueError, match="squared norms"):
+        survival_table(PairStudy(planted.refs, 1, planted.moments))
+
+
+def test_the_pages_form_gives_the_planted_vectors_an_fvu_of_zero(planted):
+    row = quadratic_table(planted).iloc[0]
+    a, b, k = 0.09, 0.81, 0.27
+    fvu = 1 - 2 * (a * row.ly + b * row.ny + k * row.xy) + a * a * row.ll + b * b * row.nn + k * k * row.xx
+    assert fvu + 2 * (a * b * row.ln + a * k * row.lx + b * k * row.nx) == pytest.approx(0, abs=1e-9)
+
+
+def test_decreases_name_their_regressors_and_leave_out_what_is_given(planted):
+    table = decrease_table(planted).set_index("second")
+    assert table.loc["nonlinear", "fvu_two"] <= table.loc["nonlinear", "fvu_one"]
+    assert table.loc["x", "decrease"] == pytest.approx(0, abs=1e-6)  # a constant adds nothing to the intercept
+    assert "linear" not in set(decrease_table(planted, given=["linear"])["second"])
+    beyond = beyond_table(planted).iloc[0]
+    alone = decrease_table(planted, given=["curve"]).set_index("second").loc["linear"]
+    assert (
+        beyond["linear_given_curve"] == alone["decrease"] and beyond["linear_given_curve_low"] == alone["decrease_low"]
+    )
+
+
+def test_pair_study_says_what_it_needs():
+    ref = SimpleNamespace(id="a", hook_name="h", d_sae=512)
+    with pytest.raises(ValueError, match="power = 3"):
+        pair_study(None, [ref, ref], power=3)
+    with pytest.raises(ValueError, match="at least two widths"):
+        pair_study(None, [ref, ref])

@@ -1,0 +1,103 @@
+"""Charts of Section 4, rendered: what they compute in the reader's browser has a known answer."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dm_utils import charts as book_charts
+from dm_utils.chapters.s03_notation import charts
+
+vl_convert = pytest.importorskip("vl_convert")
+
+
+def texts(chart, **values):
+    """Every text of the drawn chart, with parameters set to other values than their defaults."""
+    spec = json.loads(chart.to_json())
+    for parameter in spec.get("params", []):
+        if parameter["name"] in values:
+            parameter["value"] = values.pop(parameter["name"])
+    assert not values, f"no such parameter: {values}"
+    spec = json.loads(json.dumps(spec).replace('"container"', "500"))
+    svg = vl_convert.vegalite_to_svg(spec, vl_version="6.4")
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_the_scatter_shows_the_r2_of_the_tokens_of_the_chosen_sae():
+    good = pd.DataFrame({"true": [1.0, 2, 3, 4], "predicted": [1.0, 2, 3, 4], "token": list("abcd"), "sae": "good"})
+    fair = good.assign(predicted=[2.0, 1, 3, 4], sae="fair")
+    chart = charts.probe_scatter(pd.concat([good, fair]))
+    assert "R² of the 4 tokens shown or chosen: 1.00" in texts(chart)
+    assert "R² of the 4 tokens shown or chosen: 0.60" in texts(chart, which="fair")  # 1 − 2/5
+
+
+def test_rescaling_splits_what_is_left_by_the_closed_form():
+    sae = pd.DataFrame([{"sae": "one", "x2": 1.2, "cross": 1.0, "sae2": 0.9, "nonlinear": 0.06}])
+    chart = charts.rescaling(sae)
+    assert "left over 0.100, of it nonlinear 0.060 (60%)" in texts(chart)
+    assert "left over 0.425, of it nonlinear 0.015 (4%)" in texts(chart, alpha=0.5)
+    assert "left over 1.200, of it nonlinear 0.000 (0%)" in texts(chart, alpha=0)
+
+
+def test_the_slider_reads_the_error_at_k():
+    curves = pd.DataFrame({"architecture": "topk", "k": range(5), "left": [1, 0.5, 0.25, 0.125, 0.0625]})
+    assert "0.125" in texts(charts.keep_k(curves), k=3)
+
+
+def test_only_the_chosen_architecture_is_drawn():
+    latents = pd.DataFrame(
+        {"architecture": ["topk"] * 3 + ["jumprelu"] * 2, "rank": [1, 2, 3, 1, 2], "latent": range(5), "z": 1.0}
+    ).assign(threshold=0.5, kept="kept")
+    drawn = texts(charts.latent_bars(latents))
+    assert {"1", "2", "3"} <= set(drawn)
+    assert "3" not in texts(charts.latent_bars(latents), architecture="jumprelu")
+
+
+def test_the_slider_of_the_constant_starts_at_the_best_one():
+    widths = np.array([512, 1024, 2048])
+    rows = [(i, c, rms, w, c + 0.1) for i, (c, rms) in enumerate([(0.0, 0.3), (0.1, 0.1), (0.2, 0.2)]) for w in widths]
+    curves = pd.DataFrame(rows, columns=["index", "constant", "rms", "d_sae", "fvu"])
+    points = pd.DataFrame({"d_sae": widths, "value": 0.2, "low": 0.19, "high": 0.21})
+    spec = json.loads(charts.constant_slider(curves, points).to_json())
+    [slider] = [parameter for parameter in spec["params"] if parameter["name"] == "at"]
+    assert slider["value"] == 1
+    assert slider["bind"]["max"] == 2
+    assert "constant c" in texts(charts.constant_slider(curves, points))
+
+
+def test_the_other_charts_draw_their_data():
+    counts = pd.DataFrame({"architecture": ["topk", "jumprelu"], "active": [16, 12], "share": [1.0, 0.5]})
+    assert {"topk", "jumprelu"} <= set(texts(charts.active_counts(counts)))
+    dimensions = pd.DataFrame({"dimension": range(3), "share": [0.5, 0.3, 0.2], "r2": [0.1, 0.2, 0.3]})
+    assert "R² of the dimension" in texts(charts.dimension_scatter(dimensions))
+    table = pd.DataFrame(
+        {"sae_id": list("abc"), "d_sae": [512, 1024, 2048], "near_l0": 16, "norm_ratio": [0.9, 0.91, 0.92]}
+    )
+    table = table.assign(norm_ratio_low=table["norm_ratio"] - 0.01, norm_ratio_high=table["norm_ratio"] + 0.01)
+    assert "‖Sae(x)‖ / ‖x‖" in texts(charts.shrinkage_lines(table, ["norm_ratio"]))
+    levels = pd.DataFrame([("trigrams", 4.0)], columns=["name", "nats"])
+    losses = pd.DataFrame({"tokens": [0, 10], "nats": [8.0, 3.0]})
+    assert "trigrams" in texts(charts.training_curve(losses, levels))
+    spliced = table.assign(value=3.0, low=2.9, high=3.1)
+    assert "trigrams" in texts(charts.spliced_losses(spliced, levels))
+
+
+def test_the_breakdown_draws_only_what_is_chosen():
+    """Layers with data of their own ignore a filter on the whole chart; each must carry it."""
+    curve = pd.DataFrame({"d_sae": [512, 8192], "part": "absent", "bottom": 0.1, "top": [0.3, 0.2]})
+    curve = curve.assign(top_low=0.1, top_high=0.3, extrapolated=False)
+    points = pd.DataFrame({"d_sae": [512, 8192], "part": "absent", "value": [0.3, 0.2], "low": 0.1, "high": 0.3})
+    both = [pd.concat([frame.assign(l0=4), frame.assign(l0=8), frame.assign(l0=8)]) for frame in (points, curve)]
+    spec = json.dumps(json.loads(book_charts.breakdown(*both, choose="l0").to_json())).replace('"container"', "500")
+    svg = vl_convert.vegalite_to_svg(spec, vl_version="6.4")
+    assert len(re.findall(r'aria-roledescription="point"', svg)) == 2
+
+
+def test_token_lines_keep_the_order_of_their_saes_and_draw_the_level():
+    tokens = pd.DataFrame({"index": [0, 1] * 2, "token": list("abab"), "sae": ["512"] * 2 + ["1,024"] * 2})
+    chart = book_charts.token_lines(tokens.assign(error_norm2=[1.0, 2, 3, 4]), level=("mean nonlinear error", 1.5))
+    drawn = texts(chart)
+    assert drawn.index("512") < drawn.index("1,024")
+    assert "mean nonlinear error" in drawn

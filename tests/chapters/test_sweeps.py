@@ -1,0 +1,88 @@
+"""Grids behind the interactive figures of Appendices B to D, and that their charts are complete."""
+
+import pandas as pd
+import pytest
+import torch
+
+from dm_utils.chapters.B_modelling import charts as theory_charts
+from dm_utils.chapters.B_modelling import latent_norms
+from dm_utils.chapters.D_random_data import experiment as sweeps
+from dm_utils.maths import masking, synthetic
+
+
+@pytest.fixture(scope="module")
+def sample():
+    weights = synthetic.sparse_weights("gamma", synthetic.power_law_frequencies(60, 4.0, 0.8), 6000, shape=3.0)
+    dictionary = synthetic.random_dictionary(60, 16)
+    return latent_norms.LatentSample(
+        weights.values, dictionary, weights.superpose(dictionary), torch.arange(6000) // 100
+    )
+
+
+def parameters(chart) -> set[str]:
+    return {p["name"] for p in chart.to_dict().get("params", [])}
+
+
+def test_parts_of_the_variance_sum_to_one_and_have_the_expected_zeros() -> None:
+    grid = sweeps.cost_grid((0.01, 0.1), (0.0, 0.2), d=24)
+    assert grid[list(theory_charts.PARTS)].sum(axis=1).to_numpy() == pytest.approx(1.0)
+    few = grid[(grid["crowding"] == "half as many as dimensions")]
+    assert few["superposition"].max() < 1e-3
+    assert few.loc[few["cosine"] == 0, "interference"].max() < 1e-3
+    assert grid.loc[grid["law"] == "constant (Bernoulli)", "shape"].max() < 1e-6
+    assert {"law", "crowding", "cosine", "signs"} <= parameters(theory_charts.norm_costs(grid))
+
+
+def test_bend_is_one_minus_leverage_when_features_are_masked_singly_and_not_when_clusters_go() -> None:
+    sweep = sweeps.bend_sweep(d=24)
+    whole = sweep["property"].str.contains("whole")
+    assert (sweep["bend"] - 1 + sweep["leverage"])[~whole].abs().max() < 0.1
+    tight = sweep[whole & (sweep["setting"] == "0.99")].iloc[0]
+    assert tight["bend"] < 0.2 < 1 - tight["leverage"]
+    sparsity = sweep.loc[sweep["property"].str.contains("sparsity"), "bend"]
+    assert sparsity.max() - sparsity.min() < 1e-9
+    assert "prop" in parameters(theory_charts.sweep(sweep))
+
+
+def test_steeper_power_laws_bend_less() -> None:
+    curves = sweeps.random_curves(32, 10, 0.025, (0.0, 1.0, 2.0))
+    bends = (
+        curves[curves["order"] == "random"].groupby("case", sort=False)[["fvu", "fvu_nonlinear"]].apply(masking.bend)
+    )
+    assert list(bends) == sorted(bends, reverse=True)
+    assert {"order"} <= parameters(theory_charts.curves(curves, "cases"))
+
+
+def test_half_masked_simulations_hold_their_closed_form() -> None:
+    found = sweeps.half_masked(d=12, n=6)
+    half = (found["high"] - found["low"]) / 2
+    assert ((found["value"] - found["exact"]).abs() < 3 * half).all()
+    assert found["exact"].iloc[0] == pytest.approx(found["exact"].iloc[1], rel=1e-3)  # twenty times the L0
+
+
+def test_ingredients_agree_where_latents_are_independent(sample) -> None:
+    curves, table = sweeps.ingredient_curves(sample)
+    assert set(curves["order"]) == set(synthetic.ORDERS)
+    bends = table.loc[table["order"] == "random", "bend"]
+    assert bends.iloc[3] == pytest.approx(bends.iloc[2], abs=0.05)
+    assert bends.iloc[4] == pytest.approx(bends.iloc[2], abs=0.05)
+
+
+def test_charts_of_the_readings_carry_every_reading(sample) -> None:
+    refits = latent_norms.refit(sample)
+    latents, readings = latent_norms.fig14(sample, refits), latent_norms.which_mean(sample, refits)
+    chart = theory_charts.fig14(latents)
+    options = next(p for p in chart.to_dict()["params"] if p["name"] == "reading")["bind"]["options"]
+    assert set(options) == {*latent_norms.READINGS, "independent"} == set(readings["reading"]) - {"a*"}
+    assert readings.set_index("reading")["r2"].idxmax() == "a*"
+
+
+def test_charts_of_planted_noise_have_their_sliders() -> None:
+    levels = [(a, b, c) for a in (0.0, 0.1, 0.2) for b in (0.0, 0.1, 0.2) for c in (0.0, 0.5)]
+    table = pd.DataFrame(levels, columns=["noise_x", "noise_sae", "masked"])
+    for name in ("nonlinear", "dense"):
+        table[[name, f"{name}_low", f"{name}_high"]] = [0.1, 0.05, 0.15]
+    assert {"noise_x", "noise_sae"} <= parameters(theory_charts.fig15(table))
+    assert {"other"} <= parameters(theory_charts.planted_recovered(table[table["masked"] == 0]))
+    step = next(p for p in theory_charts.fig15(table).to_dict()["params"] if p["name"] == "noise_x")["bind"]["step"]
+    assert step == pytest.approx(0.1)

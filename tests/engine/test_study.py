@@ -1,0 +1,137 @@
+"""The study on the shipped lab: one pass, kept results, and the numbers of the long way round."""
+
+import numpy as np
+import pytest
+import torch
+
+import dm_utils as dm
+from dm_utils.base.errors import ParameterError
+from dm_utils.engine.store import Store
+from dm_utils.engine.study import Study, estimate
+from dm_utils.world import saes
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    profile = dm.load_profile("lab", n_contexts=24, n_bootstrap=200)
+    return Study(profile, Store(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="module")
+def ref(study):
+    return study.sae(width=512)
+
+
+def test_contexts_start_with_bos_and_are_the_same_twice(study):
+    assert study.contexts.shape == (24, 256)
+    assert (study.contexts[:, 0] == study.tokenizer.bos_token_id).all()
+    again = Study(study.profile, Store(study.store.root / "other"))
+    assert torch.equal(again.contexts, study.contexts)
+
+
+def test_site_holds_the_models_own_activations(study):
+    """Against Hugging Face's hidden states, without TransformerLens."""
+    from transformers import AutoModelForCausalLM
+
+    from dm_utils.world.models import model_path
+
+    site = study.site(2)
+    reference = AutoModelForCausalLM.from_pretrained(
+        model_path(study.profile), attn_implementation="eager", dtype=torch.float32
+    )
+    with torch.inference_mode():
+        hidden = reference(study.contexts[:2], output_hidden_states=True).hidden_states[3]
+    kept = hidden[:, study.profile.skip : -1].flatten(0, 1)
+    torch.testing.assert_close(site.x[: len(kept)], kept, rtol=1e-4, atol=1e-4)
+    assert torch.equal(site.token_id[:191], study.contexts[0, 64:255])
+    assert site.position[0] == 64
+    assert site.context[191] == 1
+
+
+def test_measure_equals_decompose_on_the_dense_reconstruction(study, ref):
+    row = study.measure([ref]).iloc[0]
+    site = study.site()
+    dense = study.load_sae(ref)(site.x)
+    report = dm.decompose(site.x, dense, split=site.split, n_bootstrap=200)
+    for metric in (
+        "fvu",
+        "fvu_nonlinear",
+        "r2_error_vector",
+        "r2_error_vector_weighted",
+        "r2_error_norm",
+    ):
+        found, expected = estimate(row, metric), getattr(report, metric)
+        assert found.value == pytest.approx(expected.value, abs=1e-5), metric
+        assert found.low == pytest.approx(expected.low, abs=1e-4), metric
+
+
+def test_token_scalars_and_parts_agree(study, ref):
+    scalars, parts = study.token_scalars(ref), study.parts(ref)
+    for name, vectors in (
+        ("error_norm2", parts.sae_error),
+        ("linear_norm2", parts.linear_error),
+        ("nonlinear_norm2", parts.nonlinear_error),
+        ("sae_norm2", parts.sae_out),
+        ("x_norm2", parts.x),
+    ):
+        np.testing.assert_allclose(scalars[name], vectors.square().sum(-1), rtol=1e-3)
+    np.testing.assert_allclose(scalars["l0"], saes.codes(study.load_sae(ref), parts.x).l0)
+
+
+def test_a_second_study_reads_what_the_first_kept(study, ref, monkeypatch):
+    first = study.measure([ref])
+    other = Study(study.profile, study.store)
+    monkeypatch.setattr(other, "_decompose", lambda _: pytest.fail("measured again"))
+    assert other.measure([ref]).equals(first)
+
+
+def test_a_different_protocol_is_another_result(study, ref):
+    other = Study(study.profile.with_overrides(split_by="context"), study.store)
+    assert other.result_key(ref) != study.result_key(ref)
+
+
+def test_several_sites_cost_one_run_of_the_model(study, monkeypatch):
+    from dm_utils.world import models
+
+    calls = []
+    run = models.activations
+    monkeypatch.setattr(models, "activations", lambda *a: calls.append(a[2]) or run(*a))
+    study.collect([(4, "resid"), (4, "mlp"), (5, "att")])
+    assert calls == [["blocks.4.hook_mlp_out", "blocks.4.hook_resid_post", "blocks.5.attn.hook_z"]]
+    assert study.site(5, "att").x.shape == (24 * 191, 128)
+
+
+def test_selection(study):
+    assert {r.layer for r in study.saes(layer="all")} == set(range(6))
+    near = study.saes(near_l0=15, architecture="topk")
+    assert [r.d_sae for r in near] == [512, 1024, 2048, 4096, 8192]
+    assert {r.l0 for r in near} == {16.0}
+    assert study.sae().id == "resid_3_topk_2048_l0_16"
+    with pytest.raises(ParameterError, match="d_sae = 700: the SAEs here have 512"):
+        study.saes(width=700)
+    with pytest.raises(ParameterError, match=r"layer = 0: .* att SAEs at layers \[2, 3\]"):
+        study.saes(layer=0, component="att")
+
+
+def test_nan_in_a_reconstruction_names_the_site_and_the_tokens(study, ref, monkeypatch):
+    broken = study.load_sae(ref)
+    broken.b_dec[3] = float("nan")
+    monkeypatch.setattr(study, "load_sae", lambda _: broken)
+    with pytest.raises(ValueError, match=rf"Sae\(x\) of {ref.id}, tokens 0 to .*NaN or Inf"):
+        study._decompose(ref)
+
+
+def test_out_of_memory_halves_the_block_and_the_numbers_stay(study, ref, tmp_path, monkeypatch):
+    expected, codes = study.measure([ref]), saes.codes
+
+    def small(sae, x):
+        if len(x) > 1000:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return codes(sae, x)
+
+    monkeypatch.setattr(saes, "codes", small)
+    other = Study(study.profile.with_overrides(block=4096), Store(tmp_path))
+    found = other.measure([ref])
+    assert other.site().design.block == 512
+    for metric in ("fvu", "fvu_nonlinear", "r2_error_norm", "l0"):
+        assert found[metric].iloc[0] == pytest.approx(expected[metric].iloc[0], abs=1e-5)

@@ -1,0 +1,139 @@
+"""The decomposition of the error, on errors whose parts are known."""
+
+import math
+
+import pytest
+import torch
+
+import dm_utils as dm
+from dm_utils.maths.decomposition import Decomposer
+from dm_utils.maths.regression import Design
+from dm_utils.maths.resampling import Split, runs
+
+
+@pytest.fixture
+def x():
+    torch.manual_seed(0)
+    return torch.randn(6000, 24, dtype=torch.float64) * torch.linspace(0.2, 3, 24) + 4
+
+
+def rotation(d, seed=5):
+    return torch.linalg.qr(torch.randn(d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))[0]
+
+
+def test_planted_linear_error_is_recovered_exactly(x):
+    linear = 0.2 * x @ rotation(24) + 0.3
+    report = dm.decompose(x, x - linear)
+    torch.testing.assert_close(report.linear_error, linear, rtol=0, atol=1e-9)
+    assert report.r2_error_vector.value == pytest.approx(1, abs=1e-12)
+    assert report.fvu_nonlinear.value == pytest.approx(0, abs=1e-12)
+
+
+def test_planted_noise_lands_in_the_nonlinear_part_at_its_size(x):
+    noise = 0.5 * torch.randn_like(x)
+    report = dm.decompose(x, x - 0.2 * x @ rotation(24) - noise)
+    total = float((x - x.mean(0)).square().sum() / len(x))
+    assert report.fvu_nonlinear.value == pytest.approx(24 * 0.25 / total, rel=0.03)
+    assert report.fvu_nonlinear.low < 24 * 0.25 / total < report.fvu_nonlinear.high
+    assert float(report.nonlinear_error.square().mean()) == pytest.approx(0.25, rel=0.03)
+
+
+def test_the_parts_add_up(x):
+    report = dm.decompose(x, x * 0.9 + torch.sin(x))
+    torch.testing.assert_close(report.linear_error + report.nonlinear_error, report.sae_error)
+    torch.testing.assert_close(report.sae_error, x - (x * 0.9 + torch.sin(x)))
+
+
+def test_a_dead_sae_has_only_linear_error(x):
+    report = dm.decompose(x, torch.full_like(x, 1.5))
+    assert report.r2_error_vector.value == pytest.approx(1, abs=1e-12)
+    assert report.fvu_nonlinear.value == pytest.approx(0, abs=1e-12)
+
+
+def test_a_perfect_sae_is_said_to_be_perfect(x):
+    for perfect in (x.clone(), (x.float() * 3).double() / 3):
+        report = dm.decompose(x, perfect)
+        assert math.isnan(report.r2_error_vector.value)
+        assert "no error to predict" in str(report)
+        assert report.fvu.value == pytest.approx(0, abs=1e-12)
+
+
+def test_metrics_agree_with_their_definitions(x):
+    """Straight from the formulas: numpy on the held-out tokens."""
+    sae_out = torch.relu(x - 0.3) + 0.1 * torch.randn_like(x)
+    report = dm.decompose(x, sae_out, seed=4)
+    held = ~Split.random(runs(len(x)), seed=4).fit
+    error, nonlinear, truth = (
+        report.sae_error[held],
+        report.nonlinear_error[held],
+        x[held],
+    )
+    rss, tss = nonlinear.square().sum(0), (error - error.mean(0)).square().sum(0)
+    variance = (truth - truth.mean(0)).square().sum()
+    assert report.r2_error_vector.value == pytest.approx(float((1 - rss / tss).mean()), abs=1e-9)
+    assert report.r2_error_vector_weighted.value == pytest.approx(float(1 - rss.sum() / tss.sum()), abs=1e-9)
+    assert report.fvu.value == pytest.approx(float(error.square().sum() / variance), abs=1e-9)
+    assert report.fvu_nonlinear.value == pytest.approx(float(nonlinear.square().sum() / variance), abs=1e-9)
+
+
+def test_rescaled_r2_equals_decomposing_the_rescaled_reconstruction(x):
+    """The closed form (nonlinear part times α) against a second, direct decomposition."""
+    sae_out = 0.8 * torch.relu(x)
+    split = Split.random(runs(len(x)), seed=0)
+    result = dm.decompose(x, sae_out, split=split).decomposition
+    alpha = float((x * sae_out)[split.fit].sum() / sae_out[split.fit].square().sum())
+    again = dm.decompose(x, alpha * sae_out, split=split)
+    assert result.shrinkage == pytest.approx(alpha, abs=1e-12)
+    assert result.metrics["r2_error_vector_rescaled"].value == pytest.approx(again.r2_error_vector.value, abs=1e-9)
+    assert again.fvu_nonlinear.value == pytest.approx(alpha**2 * result.metrics["fvu_nonlinear"].value, abs=1e-9)
+
+
+@pytest.mark.parametrize("block", [1000, 61, 6000])
+def test_blocks_of_any_size_give_the_same_numbers(x, block):
+    sae_out = torch.relu(x)
+    expected = dm.decompose(x, sae_out).decomposition.metrics
+    found = dm.decompose(x, sae_out, block=block).decomposition.metrics
+    for name, value in expected.items():
+        assert found[name].value == pytest.approx(value.value, abs=1e-9), name
+        assert found[name].low == pytest.approx(value.low, abs=1e-9), name
+
+
+def test_float32_agrees_with_float64(x):
+    expected, found = (dm.decompose(x.to(t), torch.relu(x).to(t)) for t in (torch.float64, torch.float32))
+    assert found.r2_error_vector.value == pytest.approx(expected.r2_error_vector.value, abs=1e-5)
+    assert found.fvu_nonlinear.value == pytest.approx(expected.fvu_nonlinear.value, rel=1e-4)
+
+
+def test_one_design_serves_many_saes(x):
+    decomposer = Decomposer(Design(x, Split.random(runs(len(x)))))
+    for scale in (0.5, 0.9):
+        shared = decomposer.run(lambda rows, b, s=scale: s * torch.relu(b)).metrics["fvu_nonlinear"]
+        assert shared == dm.decompose(x, scale * torch.relu(x)).fvu_nonlinear
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: x[:, :-1], "must match x"),
+        (lambda x: x.float(), "must match x"),
+        (lambda x: x[:-5], "must match x"),
+        (
+            lambda x: x.index_fill(0, torch.tensor([2]), math.inf),
+            "sae_out, tokens 0 to 5999: 24 of",
+        ),
+    ],
+)
+def test_bad_reconstructions_are_refused(x, make, message):
+    with pytest.raises(ValueError, match=message):
+        dm.decompose(x, make(x))
+
+
+def test_bad_activations_and_groups_are_refused(x):
+    with pytest.raises(ValueError, match="one context id per token"):
+        dm.decompose(x, x / 2, groups=torch.zeros(5, dtype=torch.long))
+    with pytest.raises(ValueError, match="must be \\[token, d\\]"):
+        dm.decompose(x[None], x[None])
+    with pytest.raises(ValueError, match="zero everywhere"):
+        dm.decompose(torch.zeros_like(x), x)
+    with pytest.raises(ValueError, match="cannot determine"):
+        dm.decompose(x[:30], x[:30] / 2)

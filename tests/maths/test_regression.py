@@ -1,0 +1,144 @@
+"""Least squares, splits and intervals, against closed forms and scikit-learn."""
+
+import math
+
+import pytest
+import torch
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import r2_score
+
+from dm_utils.maths.regression import Design, factorise, probe, r2_of_prediction
+from dm_utils.maths.resampling import Bootstrap, HeldOutSums, Split, runs
+
+
+@pytest.fixture
+def data():
+    torch.manual_seed(1)
+    x = torch.randn(4000, 12, dtype=torch.float64) * torch.linspace(0.01, 30, 12) + 5
+    y = x @ torch.randn(12, 3, dtype=torch.float64) + torch.randn(4000, 3, dtype=torch.float64) + 2
+    return x, y, Split.random(runs(4000, 40), seed=3)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_map_agrees_with_scikit_learn(data, intercept):
+    x, y, split = data
+    ours = Design(x, split, intercept=intercept).fit_map(lambda rows, _: y[rows])
+    theirs = LinearRegression(fit_intercept=intercept).fit(x[split.fit], y[split.fit])
+    torch.testing.assert_close(ours.coef.T, torch.from_numpy(theirs.coef_), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(ours(x), torch.from_numpy(theirs.predict(x)), rtol=1e-6, atol=1e-8)
+
+
+def test_probe_agrees_with_scikit_learn_r2(data):
+    x, y, split = data
+    ours = probe(x, y[:, 0], split)
+    theirs = LinearRegression().fit(x[split.fit], y[split.fit, 0])
+    expected = r2_score(y[~split.fit, 0], theirs.predict(x[~split.fit]))
+    assert ours.r2.value == pytest.approx(expected, abs=1e-6)
+    assert ours.r2.low < ours.r2.value < ours.r2.high
+
+
+def test_shift_and_scale_of_x_change_nothing(data):
+    x, y, split = data
+    plain = Design(x, split).fit_map(lambda rows, _: y[rows])(x)
+    moved_x = x * 1e-3 - 70
+    moved = Design(moved_x, split).fit_map(lambda rows, _: y[rows])(moved_x)
+    torch.testing.assert_close(moved, plain, rtol=1e-8, atol=1e-7)
+
+
+def test_block_size_changes_nothing(data):
+    x, y, split = data
+    maps = [Design(x, split, block=b).fit_map(lambda rows, _: y[rows]) for b in (37, 1000, 4000)]
+    for other in maps[1:]:
+        torch.testing.assert_close(other.coef, maps[0].coef, rtol=0, atol=1e-9)
+
+
+def test_rank_deficient_design_reports_its_rank_and_predicts(data):
+    x, y, split = data
+    doubled = torch.cat([x, x[:, :4] + x[:, 4:8], torch.ones(len(x), 1, dtype=x.dtype)], 1)
+    design = Design(doubled, split)
+    assert design.rank == 12
+    expected = Design(x, split).fit_map(lambda rows, _: y[rows])(x)
+    torch.testing.assert_close(design.fit_map(lambda rows, _: y[rows])(doubled), expected, rtol=1e-7, atol=1e-6)
+
+
+def test_float32_duplicates_are_found():
+    x = torch.randn(500, 8)
+    gram = torch.cat([x, x[:, :1] + x[:, 1:2]], 1).double()
+    assert factorise(gram.T @ gram)[0] == 8
+
+
+def test_interval_covers_the_held_out_truth_about_95_percent_of_the_time():
+    """Population R² of a known map is 1/(1 + σ²); contexts share noise, so token resampling would fail."""
+    hits, truth = 0, 1 / (1 + 0.5)
+    generator = torch.Generator().manual_seed(0)
+    group = torch.arange(2000) // 20
+    split = Split(fit=torch.arange(2000) % 40 < 20, group=group)
+    for seed in range(200):
+        signal = torch.randn(2000, generator=generator, dtype=torch.float64)
+        shared = torch.randn(100, generator=generator, dtype=torch.float64)[group]
+        own = torch.randn(2000, generator=generator, dtype=torch.float64)
+        y = signal + (0.25**0.5) * (shared + own)
+        found = r2_of_prediction(y, signal, split, n_bootstrap=400, seed=seed)
+        hits += found.low <= truth <= found.high
+    assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_bootstrap_resamples_contexts_not_tokens():
+    """Ten contexts, constant inside each: the interval is that of ten draws, however many tokens there are."""
+    widths = []
+    for tokens in (20, 200):
+        group = torch.arange(10).repeat_interleave(tokens)
+        split = Split(fit=torch.arange(10 * tokens) % 2 == 0, group=group)
+        sums = HeldOutSums(split)
+        sums.add(slice(0, len(group)), value=group.double())
+        mean = Bootstrap(sums.totals, 2000).estimate(lambda s: s["value"][:, 0] / s["n"][:, 0])
+        widths.append(mean.high - mean.low)
+    assert widths[0] == pytest.approx(widths[1])
+    assert widths[0] == pytest.approx(2 * 1.96 * 2.87 / math.sqrt(10), rel=0.1)
+
+
+def test_split_is_seeded_and_has_the_paper_share():
+    group = torch.arange(1000) // 10
+    first, again, other = (Split.random(group, seed=s) for s in (0, 0, 1))
+    assert torch.equal(first.fit, again.fit)
+    assert not torch.equal(first.fit, other.fit)
+    assert int(first.fit.sum()) == 608
+
+
+def test_split_by_context_keeps_a_context_on_one_side():
+    group = torch.arange(1000) // 10
+    split = Split.random(group, by="context")
+    per_context = split.fit.view(100, 10)
+    assert torch.equal(per_context.all(1), per_context.any(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.long(), "floating-point"),
+        (lambda x: x[:, 0], "floating-point"),
+        (lambda x: x[:-1], "tokens"),
+        (lambda x: x.index_fill(0, torch.tensor([7]), math.nan), "NaN or Inf"),
+        (lambda x: x.repeat(1, 300), "cannot determine"),
+    ],
+)
+def test_bad_designs_are_refused(data, change, message):
+    x, _, split = data
+    with pytest.raises(ValueError, match=message):
+        Design(change(x), split)
+
+
+def test_bad_splits_are_refused():
+    with pytest.raises(ValueError, match="'token' or 'context'"):
+        Split.random(torch.arange(10), by="word")
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Split.random(torch.arange(10), fit_fraction=1.5)
+    with pytest.raises(ValueError, match="at least 2"):
+        Split(fit=torch.tensor([True, False]), group=torch.tensor([0, 0]))
+
+
+def test_constant_target_is_undefined_with_a_reason(data):
+    x, _, split = data
+    found = probe(x, torch.full((len(x),), 16.0, dtype=x.dtype), split).r2
+    assert math.isnan(found.value)
+    assert "same for every token" in str(found)
