@@ -28,6 +28,7 @@ from sweep import PeakMemory, _released_one, engine
 from torch import Tensor
 
 from dm_utils.chapters.s06_1_pursuit.experiment import pursue
+from dm_utils.maths.codes import decode, encode
 from dm_utils.maths.decomposition import Decomposer
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Split
@@ -154,8 +155,8 @@ def decompose(decomposer: Decomposer, sae: Any) -> tuple[dict[str, float], float
 
     def sae_out(rows: slice, x: Tensor) -> Tensor:
         if rows.start not in kept:
-            kept[rows.start] = saes.codes(sae, x)
-        return saes.decode(sae, kept[rows.start])
+            kept[rows.start] = encode(sae, x)
+        return decode(sae, kept[rows.start])
 
     result = decomposer.run(sae_out)
     l0 = sum(len(code.indices) for code in kept.values()) / len(decomposer.design)
@@ -210,7 +211,7 @@ def run(args: argparse.Namespace, say: Callable[[str], None] = print) -> dict[st
         sae = stand_in(x["float32"], width, args.l0)
         with clock.stage("encode", 2.0 * kept * d * width):
             for block in x["float32"].split(args.block):
-                saes.codes(sae, block)
+                encode(sae, block)
         with clock.stage("Section 4: encode, decode, maps", 2.0 * kept * d * width + 2.0 * (fit + kept) * d**2):
             reference, l0 = decompose(decomposer, sae)
         say("  " + ", ".join(f"{name} {value:.4f}" for name, value in reference.items()) + f", L0 {l0:.1f}")

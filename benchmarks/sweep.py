@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dm_utils.maths.codes import decode, encode
 from dm_utils.maths.decomposition import Decomposer
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Split
@@ -98,8 +99,8 @@ def engine(x: Tensor, split: Split, suite: list[Any], folder: Path) -> list[dict
             kept: dict[int, saes.Codes] = kept,
         ) -> Tensor:
             if rows.start not in kept:
-                kept[rows.start] = saes.codes(sae, block)
-            return saes.decode(sae, kept[rows.start])
+                kept[rows.start] = encode(sae, block)
+            return decode(sae, kept[rows.start])
 
         result = decomposer.run(sae_out)
         np.savez(

@@ -108,7 +108,7 @@ LOADERS = """
 import json, sys
 import miniature, torch
 from dm_utils import models, saes
-from dm_utils.profiles import load_profile
+from dm_utils.world.profiles import load_profile
 from dm_utils.study import Study
 
 miniature.shrink()

@@ -9,6 +9,7 @@ from dm_utils.chapters.s06_1_pursuit import experiment as pursuit_study
 from dm_utils.engine.breakdown import fit_widths
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
+from dm_utils.maths.codes import encode
 from dm_utils.maths.pursuit import SparseCodes
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Split
@@ -33,7 +34,7 @@ def architectures(study):
 def test_padded_codes_decode_to_the_saes_own_reconstruction(study):
     x = study.site().x[:300]
     for sae in architectures(study).values():
-        codes = saes.codes(sae, x)
+        codes = encode(sae, x)
         padded = pursuit_study.padded(sae, codes)
         torch.testing.assert_close(padded.l0, codes.l0)
         torch.testing.assert_close(
@@ -45,7 +46,7 @@ def test_pursuit_uses_each_tokens_own_l0_and_explains_more(study):
     x = study.site().x[:300]
     for sae in architectures(study).values():
         codes, out = pursuit_study.pursue(sae, x)
-        assert (codes.l0 <= saes.codes(sae, x).l0).all()
+        assert (codes.l0 <= encode(sae, x).l0).all()
         before, after = ((x - r).square().sum(1) for r in (saes.reconstruct(sae, x), out))
         assert after.sum() < before.sum()
 
@@ -54,7 +55,7 @@ def test_refitting_keeps_the_latents_and_lowers_every_tokens_error(study):
     x = study.site().x[:300]
     for sae in architectures(study).values():
         codes, out = pursuit_study.refit(sae, x)
-        assert pursuit_study.shared_support(codes, saes.codes(sae, x), 2048).min() == 1
+        assert pursuit_study.shared_support(codes, encode(sae, x), 2048).min() == 1
         before, after = ((x - r).square().sum(1) for r in (saes.reconstruct(sae, x), out))
         assert (after <= before * (1 + 1e-4)).all()
 

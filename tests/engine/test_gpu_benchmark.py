@@ -51,7 +51,7 @@ def test_a_disagreement_fails_the_command(monkeypatch, capsys):
 def test_the_stand_in_has_the_l0_and_the_scale_of_a_trained_sae():
     x = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.2, 3, 64) + 5
     sae = gpu.stand_in(x, width=1024, l0=24)
-    l0 = gpu.saes.codes(sae, x).l0.double()
+    l0 = gpu.encode(sae, x).l0.double()
     assert l0.median() == pytest.approx(24, abs=4)
     error = x - gpu.saes.reconstruct(sae, x)
     assert 0.05 < error.square().sum() / (x - x.mean(0)).square().sum() < 0.9

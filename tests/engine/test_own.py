@@ -37,7 +37,7 @@ def study(tmp_path_factory):
 def texts(tmp_path_factory):
     """A text file: the documentation of this book's own modules."""
     path = tmp_path_factory.mktemp("texts") / "mine.txt"
-    sources = [file.read_text() for file in sorted((ROOT / "src/dm_utils").glob("c*.py"))]
+    sources = [file.read_text() for file in sorted((ROOT / "src/dm_utils").rglob("c*.py"))]
     path.write_text("\n\n".join(sources))
     return path
 

@@ -40,8 +40,8 @@ def test_computes_once(store):
         calls.append(1)
         return {"v": 1}, None
 
-    assert store.get_or_compute("k", KEY, compute) == ({"v": 1}, {})
-    assert store.get_or_compute("k", KEY, compute) == ({"v": 1}, {})
+    assert store.kept("k", KEY, compute, sources=()) == ({"v": 1}, {})
+    assert store.kept("k", KEY, compute, sources=()) == ({"v": 1}, {})
     assert len(calls) == 1
 
 
@@ -61,7 +61,7 @@ def test_damage_is_reported_and_recomputed(store, suffix, damage, caplog):
     store.save("sae", KEY, {"fvu": 0.2}, {"norm": np.ones(3, dtype=np.float32)})
     damage(next(store.root.glob(f"sae/*.{suffix}")))
     fresh = {"norm": np.zeros(3, dtype=np.float32)}
-    data, arrays = store.get_or_compute("sae", KEY, lambda: ({"fvu": 0.3}, fresh))
+    data, arrays = store.kept("sae", KEY, lambda: ({"fvu": 0.3}, fresh), sources=())
     assert data == {"fvu": 0.3}
     assert not arrays["norm"].any()
     if not (suffix == "json" and "unlink" in damage.__code__.co_names):  # a missing entry is no damage
@@ -118,7 +118,7 @@ def _computer(root, together, log):
         return {"v": 1}, None
 
     together.wait()
-    assert Store(root).get_or_compute("sae", KEY, compute)[0] == {"v": 1}
+    assert Store(root).kept("sae", KEY, compute, sources=())[0] == {"v": 1}
 
 
 def test_what_two_processes_need_is_computed_once(store, tmp_path):

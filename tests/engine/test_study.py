@@ -8,7 +8,7 @@ import dm_utils as dm
 from dm_utils.base.errors import ParameterError
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study, estimate
-from dm_utils.world import saes
+from dm_utils.maths.codes import encode
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_token_scalars_and_parts_agree(study, ref):
         ("x_norm2", parts.x),
     ):
         np.testing.assert_allclose(scalars[name], vectors.square().sum(-1), rtol=1e-3)
-    np.testing.assert_allclose(scalars["l0"], saes.codes(study.load_sae(ref), parts.x).l0)
+    np.testing.assert_allclose(scalars["l0"], encode(study.load_sae(ref), parts.x).l0)
 
 
 def test_a_second_study_reads_what_the_first_kept(study, ref, monkeypatch):
@@ -122,14 +122,14 @@ def test_nan_in_a_reconstruction_names_the_site_and_the_tokens(study, ref, monke
 
 
 def test_out_of_memory_halves_the_block_and_the_numbers_stay(study, ref, tmp_path, monkeypatch):
-    expected, codes = study.measure([ref]), saes.codes
+    expected = study.measure([ref])
 
     def small(sae, x):
         if len(x) > 1000:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return codes(sae, x)
+        return encode(sae, x)
 
-    monkeypatch.setattr(saes, "codes", small)
+    monkeypatch.setattr("dm_utils.engine.study.encode", small)
     other = Study(study.profile.with_overrides(block=4096), Store(tmp_path))
     found = other.measure([ref])
     assert other.site().design.block == 512

@@ -20,7 +20,7 @@ import datasets.config
 datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = 2
 time.sleep = lambda _: None
 from dm_utils import corpus, hub, models
-from dm_utils.profiles import load_profile
+from dm_utils.world.profiles import load_profile
 from dm_utils.store import Store
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 hub.WAITS = (0.0, 0.0, 0.0)

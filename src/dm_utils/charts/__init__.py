@@ -8,6 +8,8 @@ from dm_utils.charts.dots import dots, exact_and_simulated
 from dm_utils.charts.marks import SAE_COLUMNS, chooser, sae_tooltip, texts, tidy, width_axis
 from dm_utils.charts.metrics import breakdown, interpolate, lines, metric_by_layer, metric_by_width, width_l0_grid
 from dm_utils.charts.theme import COLORS, INK, render, theme
+from dm_utils.charts.tokens import pair_matrix, token_lines
+from dm_utils.charts.violins import violins
 
 __all__ = [
     "COLORS",
@@ -21,11 +23,14 @@ __all__ = [
     "lines",
     "metric_by_layer",
     "metric_by_width",
+    "pair_matrix",
     "render",
     "sae_tooltip",
     "texts",
     "theme",
     "tidy",
+    "token_lines",
+    "violins",
     "width_axis",
     "width_l0_grid",
 ]

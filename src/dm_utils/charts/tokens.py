@@ -1,4 +1,4 @@
-"""Charts of this chapter: error norms of pairs of SAEs, and of each token."""
+"""Pairs of SAEs as a matrix, and values token by token."""
 
 from __future__ import annotations
 
