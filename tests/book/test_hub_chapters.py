@@ -109,7 +109,7 @@ import json, sys
 import miniature, torch
 from dm_utils import models, saes
 from dm_utils.world.profiles import load_profile
-from dm_utils.study import Study
+from dm_utils.engine.study import Study
 
 miniature.shrink()
 given = miniature.parameters(sys.argv[1])

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from dm_utils.chapters.A_more_predictions import charts
+from dm_utils.base.names import PART_TITLES
+from dm_utils.chapters.A_more_predictions import charts as predictions
 from dm_utils.chapters.A_more_predictions.baselines import PREDICTORS, TARGETS, wide
+from dm_utils.chapters.E_scaling import charts as scaling_pairs_charts
 from dm_utils.chapters.E_scaling.experiment import SECOND
 from dm_utils.charts import COLORS
 
@@ -67,7 +69,7 @@ def means():
             "high": 1.1,
         }
         for width in WIDTHS
-        for part in charts.PART_TITLES
+        for part in PART_TITLES
     ]
     return pd.DataFrame(rows)
 
@@ -78,7 +80,7 @@ def compiled(chart):
 
 
 def test_every_predictor_and_target_is_drawn_with_its_interval(predictors):
-    chart = charts.norm_predictors(predictors)
+    chart = predictions.norm_predictors(predictors)
     data = pd.DataFrame(next(iter(chart.to_dict()["datasets"].values())))
     assert len(data) == 3 * len(PREDICTORS) * 4 and {"low", "high", "text"} <= set(data)
     assert compiled(chart)["marks"]
@@ -91,20 +93,20 @@ def test_wide_gives_a_column_per_predictor_and_target(predictors):
 
 
 def test_parts_have_the_colours_of_their_meaning(means):
-    scale = charts.part_means(means).to_dict()["layer"][0]["encoding"]["color"]["scale"]
+    scale = predictions.part_means(means).to_dict()["layer"][0]["encoding"]["color"]["scale"]
     found = dict(zip(scale["domain"], scale["range"], strict=True))
     assert found["linear error"] == COLORS["linear"] and found["nonlinear error"] == COLORS["nonlinear"]
 
 
 def test_relative_means_start_at_one(means):
-    found = charts.relative(means)
+    found = predictions.relative(means)
     assert (found[found["d_sae"] == 512]["value"] == 1).all()
     assert (found[found["d_sae"] == 2048]["value"] == 0.25).all()
 
 
 def test_densities_are_shares_of_all_tokens():
     changes = {part: np.random.default_rng(0).normal(size=5000) for part in ("linear", "nonlinear")}
-    chart = charts.change_densities(changes).to_dict()
+    chart = predictions.change_densities(changes).to_dict()
     rows = max(chart["datasets"].values(), key=len)
     share = pd.DataFrame(rows).groupby("part")["share"].sum()
     assert ((share > 0.99) & (share <= 1.0001)).all()
@@ -112,7 +114,7 @@ def test_densities_are_shares_of_all_tokens():
 
 def test_percentages_have_two_decimals_and_no_minus_zero():
     table = pd.DataFrame({"gain": [-0.001], "gain_low": [-1.234], "gain_high": [2.0]})
-    assert charts.percents(table, "gain") == ["0.00 [-1.23, 2.00]"]
+    assert scaling_pairs_charts.percents(table, "gain") == ["0.00 [-1.23, 2.00]"]
 
 
 def test_every_chart_compiles(tokens, means, decreases):
@@ -122,14 +124,14 @@ def test_every_chart_compiles(tokens, means, decreases):
     table = pd.DataFrame({"token": ["a"], "count": [30], "mean": [1.0], "low": [0.5], "high": [2.0]})
     curve = pd.DataFrame([{"predictor": "a", "n_fit": n, "per_identity": 2.0} | with_ends(r2=0.5) for n in (10, 100)])
     built = [
-        charts.learning_curve(curve),
-        charts.part_lines(tokens),
-        charts.part_means(means),
-        charts.token_means(table),
-        charts.pair_decreases(decreases, SECOND),
-        charts.second_regressors(decreases, SECOND),
-        charts.survival(survival),
-        charts.guess_weights(quadratic),
+        predictions.learning_curve(curve),
+        predictions.part_lines(tokens),
+        predictions.part_means(means),
+        predictions.token_means(table),
+        scaling_pairs_charts.pair_decreases(decreases, SECOND),
+        scaling_pairs_charts.second_regressors(decreases, SECOND),
+        scaling_pairs_charts.survival(survival),
+        scaling_pairs_charts.guess_weights(quadratic),
     ]
     assert all(compiled(chart)["marks"] for chart in built)
 
@@ -142,6 +144,6 @@ def test_the_guess_of_the_page_is_the_fvu_of_the_guessed_vector():
     found = torch.cov(torch.stack([target, l2, n2, norm(1, 1) - l2 - n2]))
     rows = {"y": 0, "l": 1, "n": 2, "x": 3}
     names = {first + second: float(found[rows[first], rows[second]] / found[0, 0]) for first in rows for second in rows}
-    guess = lambda a, b: eval(charts.GUESS.replace("datum.", ""), {**names, "wa": a, "wb": b})  # noqa: E731
+    guess = lambda a, b: eval(scaling_pairs_charts.GUESS.replace("datum.", ""), {**names, "wa": a, "wb": b})  # noqa: E731
     assert guess(0.3, 0.9) == pytest.approx(0, abs=1e-9)
     assert guess(1.0, 0.2) == pytest.approx(float((target - norm(1, 0.2)).var() / target.var()))

@@ -383,8 +383,8 @@ def test_a_run_that_died_goes_on_where_it_stopped(serve, tmp_path, pauses):
 
 KILLED = """
 import sys
-from dm_utils.endpoint import ChatEndpoint, EndpointConfig
-from dm_utils.store import Store
+from dm_utils.chapters.s05_2_saes_on_error.endpoint import ChatEndpoint, EndpointConfig
+from dm_utils.engine.store import Store
 endpoint = ChatEndpoint(EndpointConfig(sys.argv[1], "tiny"), Store(sys.argv[2]))
 for i in range(1000):
     endpoint.ask([{"role": "user", "content": f"question {i}"}], str, 5)

@@ -9,6 +9,7 @@ from sae_lens import TopKSAE, TopKSAEConfig
 
 from dm_utils.chapters.B_modelling import latent_norms
 from dm_utils.chapters.C_synthetic import experiment as planting
+from dm_utils.engine.latent_sample import latent_sample
 from dm_utils.engine.store import Store
 from dm_utils.maths import synthetic
 
@@ -97,7 +98,7 @@ def test_masked_latents_never_fire(study) -> None:
 
 
 def test_probe_on_orthonormal_bernoulli_latents_is_the_sum_weighted_by_the_active_mean(study) -> None:
-    sample = latent_norms.latent_sample(study, REF, TOKENS)
+    sample = latent_sample(study, REF, TOKENS)
     refits = latent_norms.refit(sample)
     latents = latent_norms.fig14(sample, refits)
     assert np.allclose(latents["dot"], latents["mean_active"], rtol=0.02)

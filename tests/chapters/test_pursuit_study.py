@@ -9,7 +9,7 @@ from dm_utils.chapters.s06_1_pursuit import experiment as pursuit_study
 from dm_utils.engine.breakdown import fit_widths
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
-from dm_utils.maths.codes import encode
+from dm_utils.maths.codes import Codes, encode
 from dm_utils.maths.pursuit import SparseCodes
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Split
@@ -38,7 +38,7 @@ def test_padded_codes_decode_to_the_saes_own_reconstruction(study):
         padded = pursuit_study.padded(sae, codes)
         torch.testing.assert_close(padded.l0, codes.l0)
         torch.testing.assert_close(
-            pursuit_study.reconstruct(sae, x, padded), saes.reconstruct(sae, x), rtol=1e-4, atol=1e-4
+            pursuit_study.decoded(sae, x, padded), saes.reconstruct(sae, x), rtol=1e-4, atol=1e-4
         )
 
 
@@ -81,7 +81,7 @@ def test_shared_support_counts_latents_of_the_same_token():
     pursued = SparseCodes(
         torch.tensor([[3, 5, 0], [7, 1, 2], [0, 0, 0]]), torch.tensor([[1.0, 1, 0], [1, 1, 1], [0, 0, 0]])
     )
-    encoded = saes.Codes(torch.tensor([5, 0, 7, 2, 9, 4]), torch.ones(6), torch.tensor([0, 2, 5]))
+    encoded = Codes(torch.tensor([5, 0, 7, 2, 9, 4]), torch.ones(6), torch.tensor([0, 2, 5]))
     assert pursuit_study.shared_support(pursued, encoded, 16).tolist() == pytest.approx([1 / 2, 2 / 3, 1])
 
 

@@ -8,7 +8,11 @@ import pandas as pd
 import pytest
 
 from dm_utils import charts as book_charts
-from dm_utils.chapters.s03_notation import charts
+from dm_utils.chapters.lab_model import charts as lab_model
+from dm_utils.chapters.s03_notation import charts as notation
+from dm_utils.chapters.s04_1_error_norms import charts as norms
+from dm_utils.chapters.s04_2_error_vectors import charts as vectors
+from dm_utils.chapters.s04_3_dark_matter import charts as dark_matter
 
 vl_convert = pytest.importorskip("vl_convert")
 
@@ -28,14 +32,14 @@ def texts(chart, **values):
 def test_the_scatter_shows_the_r2_of_the_tokens_of_the_chosen_sae():
     good = pd.DataFrame({"true": [1.0, 2, 3, 4], "predicted": [1.0, 2, 3, 4], "token": list("abcd"), "sae": "good"})
     fair = good.assign(predicted=[2.0, 1, 3, 4], sae="fair")
-    chart = charts.probe_scatter(pd.concat([good, fair]))
+    chart = norms.probe_scatter(pd.concat([good, fair]))
     assert "R² of the 4 tokens shown or chosen: 1.00" in texts(chart)
     assert "R² of the 4 tokens shown or chosen: 0.60" in texts(chart, which="fair")  # 1 − 2/5
 
 
 def test_rescaling_splits_what_is_left_by_the_closed_form():
     sae = pd.DataFrame([{"sae": "one", "x2": 1.2, "cross": 1.0, "sae2": 0.9, "nonlinear": 0.06}])
-    chart = charts.rescaling(sae)
+    chart = vectors.rescaling(sae)
     assert "left over 0.100, of it nonlinear 0.060 (60%)" in texts(chart)
     assert "left over 0.425, of it nonlinear 0.015 (4%)" in texts(chart, alpha=0.5)
     assert "left over 1.200, of it nonlinear 0.000 (0%)" in texts(chart, alpha=0)
@@ -43,16 +47,16 @@ def test_rescaling_splits_what_is_left_by_the_closed_form():
 
 def test_the_slider_reads_the_error_at_k():
     curves = pd.DataFrame({"architecture": "topk", "k": range(5), "left": [1, 0.5, 0.25, 0.125, 0.0625]})
-    assert "0.125" in texts(charts.keep_k(curves), k=3)
+    assert "0.125" in texts(notation.keep_k(curves), k=3)
 
 
 def test_only_the_chosen_architecture_is_drawn():
     latents = pd.DataFrame(
         {"architecture": ["topk"] * 3 + ["jumprelu"] * 2, "rank": [1, 2, 3, 1, 2], "latent": range(5), "z": 1.0}
     ).assign(threshold=0.5, kept="kept")
-    drawn = texts(charts.latent_bars(latents))
+    drawn = texts(notation.latent_bars(latents))
     assert {"1", "2", "3"} <= set(drawn)
-    assert "3" not in texts(charts.latent_bars(latents), architecture="jumprelu")
+    assert "3" not in texts(notation.latent_bars(latents), architecture="jumprelu")
 
 
 def test_the_slider_of_the_constant_starts_at_the_best_one():
@@ -60,28 +64,28 @@ def test_the_slider_of_the_constant_starts_at_the_best_one():
     rows = [(i, c, rms, w, c + 0.1) for i, (c, rms) in enumerate([(0.0, 0.3), (0.1, 0.1), (0.2, 0.2)]) for w in widths]
     curves = pd.DataFrame(rows, columns=["index", "constant", "rms", "d_sae", "fvu"])
     points = pd.DataFrame({"d_sae": widths, "value": 0.2, "low": 0.19, "high": 0.21})
-    spec = json.loads(charts.constant_slider(curves, points).to_json())
+    spec = json.loads(dark_matter.constant_slider(curves, points).to_json())
     [slider] = [parameter for parameter in spec["params"] if parameter["name"] == "at"]
     assert slider["value"] == 1
     assert slider["bind"]["max"] == 2
-    assert "constant c" in texts(charts.constant_slider(curves, points))
+    assert "constant c" in texts(dark_matter.constant_slider(curves, points))
 
 
 def test_the_other_charts_draw_their_data():
     counts = pd.DataFrame({"architecture": ["topk", "jumprelu"], "active": [16, 12], "share": [1.0, 0.5]})
-    assert {"topk", "jumprelu"} <= set(texts(charts.active_counts(counts)))
+    assert {"topk", "jumprelu"} <= set(texts(notation.active_counts(counts)))
     dimensions = pd.DataFrame({"dimension": range(3), "share": [0.5, 0.3, 0.2], "r2": [0.1, 0.2, 0.3]})
-    assert "R² of the dimension" in texts(charts.dimension_scatter(dimensions))
+    assert "R² of the dimension" in texts(vectors.dimension_scatter(dimensions))
     table = pd.DataFrame(
         {"sae_id": list("abc"), "d_sae": [512, 1024, 2048], "near_l0": 16, "norm_ratio": [0.9, 0.91, 0.92]}
     )
     table = table.assign(norm_ratio_low=table["norm_ratio"] - 0.01, norm_ratio_high=table["norm_ratio"] + 0.01)
-    assert "‖Sae(x)‖ / ‖x‖" in texts(charts.shrinkage_lines(table, ["norm_ratio"]))
+    assert "‖Sae(x)‖ / ‖x‖" in texts(vectors.shrinkage_lines(table, ["norm_ratio"]))
     levels = pd.DataFrame([("trigrams", 4.0)], columns=["name", "nats"])
     losses = pd.DataFrame({"tokens": [0, 10], "nats": [8.0, 3.0]})
-    assert "trigrams" in texts(charts.training_curve(losses, levels))
+    assert "trigrams" in texts(lab_model.training_curve(losses, levels))
     spliced = table.assign(value=3.0, low=2.9, high=3.1)
-    assert "trigrams" in texts(charts.spliced_losses(spliced, levels))
+    assert "trigrams" in texts(lab_model.spliced_losses(spliced, levels))
 
 
 def test_the_breakdown_draws_only_what_is_chosen():

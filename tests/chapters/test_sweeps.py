@@ -4,9 +4,13 @@ import pandas as pd
 import pytest
 import torch
 
-from dm_utils.chapters.B_modelling import charts as theory_charts
+from dm_utils.chapters.B_modelling import charts as modelling
 from dm_utils.chapters.B_modelling import latent_norms
+from dm_utils.chapters.B_modelling.sweeps import cost_grid
+from dm_utils.chapters.C_synthetic import charts as planted
+from dm_utils.chapters.D_random_data import charts as masked
 from dm_utils.chapters.D_random_data import experiment as sweeps
+from dm_utils.engine.latent_sample import LatentSample
 from dm_utils.maths import masking, synthetic
 
 
@@ -14,9 +18,7 @@ from dm_utils.maths import masking, synthetic
 def sample():
     weights = synthetic.sparse_weights("gamma", synthetic.power_law_frequencies(60, 4.0, 0.8), 6000, shape=3.0)
     dictionary = synthetic.random_dictionary(60, 16)
-    return latent_norms.LatentSample(
-        weights.values, dictionary, weights.superpose(dictionary), torch.arange(6000) // 100
-    )
+    return LatentSample(weights.values, dictionary, weights.superpose(dictionary), torch.arange(6000) // 100)
 
 
 def parameters(chart) -> set[str]:
@@ -24,13 +26,13 @@ def parameters(chart) -> set[str]:
 
 
 def test_parts_of_the_variance_sum_to_one_and_have_the_expected_zeros() -> None:
-    grid = sweeps.cost_grid((0.01, 0.1), (0.0, 0.2), d=24)
-    assert grid[list(theory_charts.PARTS)].sum(axis=1).to_numpy() == pytest.approx(1.0)
+    grid = cost_grid((0.01, 0.1), (0.0, 0.2), d=24)
+    assert grid[list(modelling.PARTS)].sum(axis=1).to_numpy() == pytest.approx(1.0)
     few = grid[(grid["crowding"] == "half as many as dimensions")]
     assert few["superposition"].max() < 1e-3
     assert few.loc[few["cosine"] == 0, "interference"].max() < 1e-3
     assert grid.loc[grid["law"] == "constant (Bernoulli)", "shape"].max() < 1e-6
-    assert {"law", "crowding", "cosine", "signs"} <= parameters(theory_charts.norm_costs(grid))
+    assert {"law", "crowding", "cosine", "signs"} <= parameters(modelling.norm_costs(grid))
 
 
 def test_bend_is_one_minus_leverage_when_features_are_masked_singly_and_not_when_clusters_go() -> None:
@@ -41,7 +43,7 @@ def test_bend_is_one_minus_leverage_when_features_are_masked_singly_and_not_when
     assert tight["bend"] < 0.2 < 1 - tight["leverage"]
     sparsity = sweep.loc[sweep["property"].str.contains("sparsity"), "bend"]
     assert sparsity.max() - sparsity.min() < 1e-9
-    assert "prop" in parameters(theory_charts.sweep(sweep))
+    assert "prop" in parameters(masked.sweep(sweep))
 
 
 def test_steeper_power_laws_bend_less() -> None:
@@ -50,7 +52,7 @@ def test_steeper_power_laws_bend_less() -> None:
         curves[curves["order"] == "random"].groupby("case", sort=False)[["fvu", "fvu_nonlinear"]].apply(masking.bend)
     )
     assert list(bends) == sorted(bends, reverse=True)
-    assert {"order"} <= parameters(theory_charts.curves(curves, "cases"))
+    assert {"order"} <= parameters(masked.curves(curves, "cases"))
 
 
 def test_half_masked_simulations_hold_their_closed_form() -> None:
@@ -71,7 +73,7 @@ def test_ingredients_agree_where_latents_are_independent(sample) -> None:
 def test_charts_of_the_readings_carry_every_reading(sample) -> None:
     refits = latent_norms.refit(sample)
     latents, readings = latent_norms.fig14(sample, refits), latent_norms.which_mean(sample, refits)
-    chart = theory_charts.fig14(latents)
+    chart = modelling.fig14(latents)
     options = next(p for p in chart.to_dict()["params"] if p["name"] == "reading")["bind"]["options"]
     assert set(options) == {*latent_norms.READINGS, "independent"} == set(readings["reading"]) - {"a*"}
     assert readings.set_index("reading")["r2"].idxmax() == "a*"
@@ -82,7 +84,7 @@ def test_charts_of_planted_noise_have_their_sliders() -> None:
     table = pd.DataFrame(levels, columns=["noise_x", "noise_sae", "masked"])
     for name in ("nonlinear", "dense"):
         table[[name, f"{name}_low", f"{name}_high"]] = [0.1, 0.05, 0.15]
-    assert {"noise_x", "noise_sae"} <= parameters(theory_charts.fig15(table))
-    assert {"other"} <= parameters(theory_charts.planted_recovered(table[table["masked"] == 0]))
-    step = next(p for p in theory_charts.fig15(table).to_dict()["params"] if p["name"] == "noise_x")["bind"]["step"]
+    assert {"noise_x", "noise_sae"} <= parameters(planted.fig15(table))
+    assert {"other"} <= parameters(planted.planted_recovered(table[table["masked"] == 0]))
+    step = next(p for p in planted.fig15(table).to_dict()["params"] if p["name"] == "noise_x")["bind"]["step"]
     assert step == pytest.approx(0.1)

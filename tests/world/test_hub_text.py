@@ -21,7 +21,7 @@ datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_
 time.sleep = lambda _: None
 from dm_utils import corpus, hub, models
 from dm_utils.world.profiles import load_profile
-from dm_utils.store import Store
+from dm_utils.engine.store import Store
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 hub.WAITS = (0.0, 0.0, 0.0)
 for overrides in json.loads(sys.argv[2]):

@@ -66,7 +66,7 @@ def test_codes_are_the_active_latents(sae):
 
 def test_a_small_budget_of_pre_activations_changes_nothing(sae, monkeypatch):
     whole = encode(sae, X)
-    monkeypatch.setattr(saes, "PRE_ACTIVATIONS", 64 * 7)
+    monkeypatch.setattr("dm_utils.maths.codes.PRE_ACTIVATIONS", 64 * 7)
     pieces = encode(sae, X)
     assert torch.equal(whole.indices, pieces.indices)
     assert torch.equal(whole.offsets, pieces.offsets)
