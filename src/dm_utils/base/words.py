@@ -60,3 +60,14 @@ def interval(value: float, low: float | None = None, high: float | None = None) 
 def escape(text: object) -> str:
     """Return text that stays text in HTML and in Markdown, whatever tokens it holds: punctuation becomes entities."""
     return "".join(f"&#{ord(mark)};" if mark in string.punctuation else mark for mark in str(text))
+
+
+def how_many(count: int, total: int) -> str:
+    """Say how many of several: all, nearly all (9 of 10 or more), most (more than half), half, some, none."""
+    if not 0 <= count <= total or total < 1:
+        raise ValueError(f"{count} of {total} is not a count of several")
+    if count in (0, total):
+        return "all" if count else "none"
+    if 10 * count >= 9 * total:
+        return "nearly all"
+    return "most" if 2 * count > total else "half" if 2 * count == total else "some"

@@ -73,6 +73,30 @@ def dashes(field: str, order: Sequence[str], patterns: Sequence[list[int]]) -> a
     return alt.StrokeDash(f"{field}:N", title=None, sort=list(order), scale=scale, legend=legend)
 
 
+def with_interval(
+    base: alt.Chart,
+    channel: alt.X | alt.Y,
+    mark: str = "point",
+    low: str = "low",
+    high: str = "high",
+    band: bool = False,
+    rule: dict[str, Any] | None = None,
+    **look: Any,
+) -> alt.LayerChart:
+    """Draw a value (`channel`) as a point, line or bar over its 95 % interval, a rule or, with ``band``, an area as well.
+
+    ``base`` carries the data and every other channel; ``rule`` is the look of the interval, ``look`` that of the mark.
+    """
+    axis = "x" if isinstance(channel, alt.X) else "y"
+    shared = {name: channel[name] for name in ("axis", "scale", "title") if channel[name] is not alt.Undefined}
+    ends = {axis: type(channel)(f"{low}:Q", **shared), f"{axis}2": f"{high}:Q"}
+    layers = [base.mark_area(opacity=0.14).encode(**ends)] if band else []
+    layers.append(base.mark_rule(**{"strokeWidth": 1.5, **(rule or {})}).encode(**ends))
+    drawn = {"point": base.mark_point, "line": base.mark_line, "bar": base.mark_bar}[mark](**look)
+    drawn = drawn.encode(**{axis: channel})
+    return alt.layer(*([drawn, *layers] if mark == "bar" else [*layers, drawn]))
+
+
 def near(field: str, parameter: alt.Parameter) -> str:
     """The expression that keeps the rows whose field equals a slider's number, whatever rounding did to it."""
     return f"abs(datum.{field} - {parameter.name}) < 0.000001"

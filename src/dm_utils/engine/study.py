@@ -298,10 +298,7 @@ class Study:
     def _result(self, ref: SaeRef) -> tuple[dict[str, Any], Arrays]:
         def compute() -> tuple[Any, Arrays]:
             result, l0, dead = self._measured(ref)
-            metrics = {
-                name: [None if math.isnan(v) else v for v in (e.value, e.low, e.high)] + [e.note]
-                for name, e in result.metrics.items()
-            }
+            metrics = {name: estimate.plain() for name, estimate in result.metrics.items()}
             scalars = {name: result.scalars[name].numpy() for name in SCALARS} | {"l0": l0.float().numpy()}
             data = {
                 "l0": float(l0.double().mean()),
@@ -364,11 +361,11 @@ class Study:
             "dead_fraction": data["dead_fraction"],
             "shrinkage": data["shrinkage"],
         }
-        for name, (value, low, high, _) in data["metrics"].items():
-            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        for name, stored in data["metrics"].items():
+            row |= Estimate.from_plain(stored).columns(name)
         return row
 
 
 def estimate(row: pd.Series, metric: str) -> Estimate:
     """The estimate of one metric in one row of `Study.measure`."""
-    return Estimate(float(row[metric]), float(row[f"{metric}_low"]), float(row[f"{metric}_high"]))
+    return Estimate.read(row, metric)

@@ -6,18 +6,15 @@ Tokens of one context are not independent, so contexts are what a bootstrap draw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-if TYPE_CHECKING:
-    pass
 
 Sums = dict[str, Tensor]
 
@@ -38,6 +35,28 @@ class Estimate:
 
     def __float__(self) -> float:
         return self.value
+
+    def columns(self, name: str = "value") -> dict[str, float]:
+        """The columns of a table that hold it: M, M_low, M_high for a metric M; value, low, high without a name."""
+        return dict(zip(_columns(name), (self.value, self.low, self.high), strict=True))
+
+    @classmethod
+    def read(cls, row: Any, name: str = "value") -> Estimate:
+        """The estimate that a row (of a data frame, or a mapping) holds in the columns of `columns`."""
+        return cls(*(float(row[column]) for column in _columns(name)))
+
+    def plain(self) -> list[Any]:
+        """Value, low, high and note as JSON takes them: NaN is None."""
+        return [None if math.isnan(v) else v for v in (self.value, self.low, self.high)] + [self.note]
+
+    @classmethod
+    def from_plain(cls, stored: Sequence[Any]) -> Estimate:
+        """The estimate that `plain` wrote."""
+        return cls(*(math.nan if v is None else float(v) for v in stored[:3]), *stored[3:])
+
+
+def _columns(name: str) -> tuple[str, str, str]:
+    return (name, "low", "high") if name == "value" else (name, f"{name}_low", f"{name}_high")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,30 @@
+"""Words for counts change at their thresholds, and nowhere else."""
+
+from __future__ import annotations
+
+import pytest
+
+from dm_utils.base.words import how_many
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "words"),
+    [
+        (0, 5, "none"),
+        (5, 5, "all"),
+        (9, 10, "nearly all"),
+        (89, 100, "most"),
+        (51, 100, "most"),
+        (50, 100, "half"),
+        (49, 100, "some"),
+        (1, 100, "some"),
+    ],
+)
+def test_how_many_in_words(count: int, total: int, words: str) -> None:
+    assert how_many(count, total) == words
+
+
+@pytest.mark.parametrize(("count", "total"), [(-1, 3), (4, 3), (0, 0)])
+def test_a_count_that_cannot_be_is_refused(count: int, total: int) -> None:
+    with pytest.raises(ValueError, match="is not a count of several"):
+        how_many(count, total)
