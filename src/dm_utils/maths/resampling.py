@@ -43,7 +43,8 @@ class Estimate:
     @classmethod
     def read(cls, row: Any, name: str = "value") -> Estimate:
         """The estimate that a row (of a data frame, or a mapping) holds in the columns of `columns`."""
-        return cls(*(float(row[column]) for column in _columns(name)))
+        value, low, high = (float(row[column]) for column in _columns(name))
+        return cls(value, low, high)
 
     def plain(self) -> list[Any]:
         """Value, low, high and note as JSON takes them: NaN is None."""
@@ -52,7 +53,8 @@ class Estimate:
     @classmethod
     def from_plain(cls, stored: Sequence[Any]) -> Estimate:
         """The estimate that `plain` wrote."""
-        return cls(*(math.nan if v is None else float(v) for v in stored[:3]), *stored[3:])
+        value, low, high = (math.nan if number is None else float(number) for number in stored[:3])
+        return cls(value, low, high, *stored[3:])
 
 
 def _columns(name: str) -> tuple[str, str, str]:
