@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -22,6 +23,15 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The end of a refusal: the nearest of the names, if one is near."""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def check_range(name: str, value: float, low: float, high: float = math.inf, whole: bool = False) -> None:
+    """Refuse a parameter that is not a (whole) number from `low` to `high`, both allowed."""
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        limits = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise ParameterError(f"{name} = {value!r}: it must be {kind} {limits}")
 
 
 class LoadError(RuntimeError):
