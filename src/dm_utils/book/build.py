@@ -21,7 +21,7 @@ import yaml
 from tqdm import tqdm
 
 FACE_ONLY = {"book/build.py", "book/cli.py"}  # modules that no chapter imports
-LAST = {"results"}  # pages about the other chapters' results, and about the published ones
+LAST = {"results", "scoreboard"}  # pages about the other chapters' results, and about the published ones
 
 
 class BuildError(RuntimeError):

@@ -125,7 +125,7 @@ class Chapter:
         named = self.parameters.get("profile")
         self.profile = load_profile(os.environ.get("DM_PROFILE", "lab") if named is None else named, **overrides)
         self.rows: list[dict[str, Any]] = []
-        if "DM_BOOK" in os.environ:
+        if self.in_book:
             silence_progress()
         else:
             show_messages()
@@ -214,8 +214,14 @@ class Chapter:
                 )
 
     @cached_property
-    def _folder(self) -> Path:
+    def tables(self) -> Path:
+        """The folder that tables go to."""
         return Path(os.environ.get("DM_TABLES", "tables"))
+
+    @property
+    def in_book(self) -> bool:
+        """Whether this run is for the built book, whose links lead to pages and not to notebooks."""
+        return "DM_BOOK" in os.environ
 
     def results(self) -> pd.DataFrame:
         """Return every recorded result, one row each, in the columns that the book's CSV files share."""
@@ -280,12 +286,12 @@ class Chapter:
         if results.empty:
             raise ValueError(f"{self.name} has no results to write: call record() or record_table() first")
         results["paper_value"] = [reported(value).text if pd.notna(value) else "" for value in results["paper_value"]]
-        self._folder.mkdir(parents=True, exist_ok=True)
-        target = self._folder / f"{self.name}.csv"
+        self.tables.mkdir(parents=True, exist_ok=True)
+        target = self.tables / f"{self.name}.csv"
         fresh = target.with_suffix(f".{os.getpid()}.tmp")
         results.to_csv(fresh, index=False)
         os.replace(fresh, target)
-        link = f"../tables/{target.name}" if "DM_BOOK" in os.environ else target.as_posix()
+        link = f"../tables/{target.name}" if self.in_book else target.as_posix()
         display(
             HTML(
                 f'<p class="dm-download"><a href="{html.escape(link)}" download>Download these results</a> (CSV)</p>'

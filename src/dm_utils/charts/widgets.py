@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anywidget
 import numpy as np
+import pandas as pd
 import traitlets as t
 
 STATIC = Path(__file__).parent / "static"
@@ -73,3 +74,28 @@ class TokenStrip(anywidget.AnyWidget):
             values=array.tobytes(),
             second=len(names) - 1,
         )
+
+
+class ClaimBoard(anywidget.AnyWidget):
+    """Show claims with their verdicts as a table that a reader filters by verdict, profile and words.
+
+    Parameters
+    ----------
+    board : DataFrame
+        ``place, claim, paper, profile, value, verdict, agree, of, test, chapter``, one row per claim and profile.
+    verdicts : sequence of str
+        The verdict words, in order.
+    folder : str
+        Where a claim's chapter is, with ``*`` for its name.
+    """
+
+    _esm = (STATIC / "claim_board.js").read_text(encoding="utf-8")
+    _css = (STATIC / "claim_board.css").read_text(encoding="utf-8")
+    claims = t.List(t.Dict()).tag(sync=True)
+    verdicts = t.List(t.Unicode()).tag(sync=True)
+    folder = t.Unicode().tag(sync=True)
+
+    def __init__(self, board: pd.DataFrame, verdicts: Sequence[str], folder: str = "*.ipynb") -> None:
+        if board.empty:
+            raise ValueError("there are no claims to show: judge the results of a profile first")
+        super().__init__(claims=board.to_dict("records"), verdicts=list(verdicts), folder=folder)

@@ -1,0 +1,129 @@
+"""The scoreboard's rules at their thresholds, and that every claim finds the rows that judge it."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+from demo import ROOT
+
+from dm_utils.book.build import Layout, chapters
+from dm_utils.book.published import gather
+from dm_utils.chapters.scoreboard import charts, findings, rules
+from dm_utils.chapters.scoreboard.claims import CLAIMS
+from dm_utils.chapters.scoreboard.rules import DIFFERS, HOLDS, PARTLY, UNTESTABLE, Rows
+
+TABLES = ROOT / "_build/executed/lab/tables"
+M = Rows("c", "m")
+
+
+def table(*cells: tuple[float, float, float], metric: str = "m", **columns: list[object]) -> pd.DataFrame:
+    """Rows of a chapter `c`, each (value, low, high)."""
+    found = pd.DataFrame(cells, columns=["value", "ci_low", "ci_high"])
+    about = {"chapter": "c", "metric": metric, "figure": "1", "profile": "lab", "d_sae": 512.0, "l0": 16.0}
+    sites = {"hook_name": "blocks.0.hook_resid_post", "sae_id": [f"topk_{i}" for i in range(len(found))]}
+    return found.assign(**(about | sites | columns))
+
+
+@pytest.mark.parametrize(
+    ("agrees", "word"),
+    [
+        ([True, True], HOLDS),
+        ([True, False], PARTLY),
+        ([True, False, False], DIFFERS),
+        ([False], DIFFERS),
+        ([], UNTESTABLE),
+    ],
+)
+def test_a_verdict_counts_the_results_that_agree(agrees: list[bool], word: str) -> None:
+    assert rules.judged(agrees, "v").word == word
+
+
+def test_an_interval_that_touches_a_range_is_inside_it() -> None:
+    rule = rules.inside(M, 0.4, 0.6)
+    assert rule(table((0.7, 0.6, 0.8))).word == HOLDS
+    assert rule(table((0.7, 0.6001, 0.8))).word == DIFFERS
+    assert rule(table((0.3, 0.2, 0.4))).word == HOLDS
+    assert rule(table((0.3, 0.2, 0.3999))).word == DIFFERS
+
+
+def test_wholly_asks_for_both_ends_of_the_interval() -> None:
+    rule = rules.wholly(M, -0.05, 0.05)
+    assert rule(table((0.0, -0.05, 0.05))).word == HOLDS
+    assert rule(table((0.0, -0.0501, 0.05))).word == DIFFERS
+    assert rule(table((0.0, -0.05, 0.0501))).word == DIFFERS
+
+
+def test_above_and_below_ask_for_the_whole_interval() -> None:
+    assert rules.above(M, 0.5)(table((0.6, 0.5001, 0.7))).word == HOLDS
+    assert rules.above(M, 0.5)(table((0.6, 0.5, 0.7))).word == DIFFERS
+    assert rules.below(M, 0.5)(table((0.4, 0.3, 0.4999))).word == HOLDS
+    assert rules.below(M, 0.5)(table((0.4, 0.3, 0.5))).word == DIFFERS
+
+
+def test_a_value_without_an_interval_counts_by_itself() -> None:
+    assert rules.above(M, 0.5)(table((0.6, math.nan, math.nan))).word == HOLDS
+
+
+def test_ahead_compares_the_same_sae_and_asks_for_intervals_apart() -> None:
+    first, second = Rows("c", "a"), Rows("c", "b")
+    low = table((0.4, 0.35, 0.45), metric="b")
+    assert rules.ahead(first, second)(pd.concat([table((0.5, 0.46, 0.6), metric="a"), low])).word == HOLDS
+    assert rules.ahead(first, second)(pd.concat([table((0.5, 0.45, 0.6), metric="a"), low])).word == DIFFERS
+    other = table((0.5, 0.46, 0.6), metric="a", sae_id=["another"])
+    assert rules.ahead(first, second)(pd.concat([other, low])).word == UNTESTABLE
+
+
+def test_close_allows_the_tolerance_itself() -> None:
+    first, second = Rows("c", "a"), Rows("c", "b")
+    for value, word in ((0.5, HOLDS), (0.5001, DIFFERS)):
+        both = pd.concat([table((value, 0, 1), metric="a"), table((0.25, 0, 1), metric="b")])
+        assert rules.close(first, second, 0.25)(both).word == word
+
+
+def test_a_trend_needs_its_ends_apart_in_every_series() -> None:
+    falls = rules.trend(M, "d_sae", True, ["architecture", "l0_near"])
+    ends = {"d_sae": [512.0, 1024.0]}
+    assert falls(table((0.5, 0.46, 0.6), (0.4, 0.3, 0.45), **ends)).word == HOLDS
+    assert falls(table((0.5, 0.45, 0.6), (0.4, 0.3, 0.45), **ends)).word == DIFFERS
+    rising = table((0.4, 0.3, 0.45), (0.5, 0.46, 0.6), l0=[32.0, 32.0], **ends)
+    assert falls(pd.concat([table((0.5, 0.46, 0.6), (0.4, 0.3, 0.45), **ends), rising])).word == PARTLY
+    assert rules.trend(M, "d_sae", False, ["architecture", "l0_near"])(rising).word == HOLDS
+
+
+def test_one_point_is_no_trend() -> None:
+    assert rules.trend(M, "d_sae", True, ["architecture"])(table((0.5, 0.4, 0.6))).word == UNTESTABLE
+
+
+def test_the_ends_of_the_layers_are_held_against_those_between() -> None:
+    hooks = {"hook_name": [f"blocks.{i}.hook_resid_post" for i in range(4)]}
+    rows = table((0.2, 0.1, 0.3), (0.5, 0.4, 0.6), (0.5, 0.4, 0.6), (0.5, 0.45, 0.55), **hooks)
+    assert rules.at_ends(M, last=False)(rows).word == HOLDS
+    assert rules.at_ends(M, last=True)(rows).word == DIFFERS
+    assert rules.at_ends(M, last=True)(rows.iloc[:3]).word == UNTESTABLE
+
+
+def test_both_holds_only_where_each_part_does() -> None:
+    rows = table((0.6, 0.55, 0.65))
+    high, low = rules.above(M, 0.5), rules.below(M, 0.5)
+    assert rules.both(high, high)(rows).word == HOLDS
+    assert rules.both(high, low)(rows).word == PARTLY
+    assert rules.both(low, low)(rows).word == DIFFERS
+    assert rules.both(high, rules.above(Rows("c", "absent"), 0))(rows).word == UNTESTABLE
+
+
+def test_every_claim_has_its_own_key_a_chapter_and_a_part_of_the_paper() -> None:
+    assert len({claim.key for claim in CLAIMS}) == len(CLAIMS)
+    assert {claim.chapter for claim in CLAIMS} <= set(chapters(Layout(ROOT)))
+    assert all(charts.part_of(claim.place) for claim in CLAIMS)
+    assert all(claim.says and claim.paper and claim.test for claim in CLAIMS)
+
+
+@pytest.mark.skipif(not TABLES.exists(), reason="no built book: `make book` first")
+def test_every_claim_finds_its_rows_in_the_built_book() -> None:
+    board = findings.scoreboard(gather(TABLES))
+    assert set(board.loc[board["verdict"] == UNTESTABLE, "key"]) == set()
+    sentence = findings.summary(board, "lab")
+    counts = board["verdict"].value_counts()
+    assert f"{counts[HOLDS]} hold" in sentence and f"Of {len(CLAIMS)} claims" in sentence
