@@ -37,6 +37,7 @@ PROBE = 512  # tokens that decide it
 DENSE_SHARE = 1 / 8  # of the latents: with more groups in question, a dense product costs less than a recheck
 BLOCK_BYTES = {"cpu": 2**23, "cuda": 2**31}  # of bounds at once: a CPU's caches; enough to fill a GPU
 ROWS = {"cpu": (512, 4096), "cuda": (1024, 65536)}  # tokens per block: enough to share the packing of the weights
+CACHED = 2**22  # float32 weights, 16 MiB
 RESOLVED = 2**22  # float64 numbers gathered at once
 
 
@@ -98,7 +99,7 @@ def screen_of(encoder: Encoder, activation: Activation) -> Screen:
     """The encoder's low-precision copy for an activation, made once and kept with the encoder."""
     if encoder.cache.get("activation") is not activation:
         beta = encoder.b_enc.double() if encoder.scale is None else encoder.b_enc.double() * encoder.scale.double()
-        screen = Screen.of(encoder.W_enc, beta - activation.threshold, encoder.scale, torch.bfloat16)
+        screen = Screen.of(encoder.W_enc, beta - activation.threshold, encoder.scale, torch.bfloat16, activation.k)
         encoder.cache.update(activation=activation, screen=screen)
     return encoder.cache["screen"]
 
@@ -112,30 +113,40 @@ def _rechecked(y: Tensor, encoder: Encoder, activation: Activation, screen: Scre
     if found is None:
         _say("too many latents in question: codes from a dense float32 product")
         return None
-    return Candidates(*found, _affine(sampled_products(y, encoder.rows, *found), found[1], encoder))
+    return Candidates(*found, _affine(listed_products(y, encoder.rows, *found), found[1], encoder))
 
 
 def _active(y: Tensor, found: Candidates, encoder: Encoder, activation: Activation) -> tuple[Active, int]:
     """The active among the candidates, in float64 where float32 cannot tell, and the number of ties."""
     threshold, k = torch.as_tensor(activation.threshold, device=y.device), activation.k
     if k is None:
-        cut, pick = threshold.expand(len(encoder.b_enc))[found.latent], None
+        cut, pick = threshold.expand(len(encoder.b_enc)).index_select(0, found.latent), None
     else:
         kth, pick = _largest(found.token, found.z, k, len(y))
-        cut = kth.clamp_min(0)[found.token]
+        cut = kth.clamp_min(0).index_select(0, found.token)
     unsure = _unsure(y, found, cut, pick, encoder)
     z = found.z.index_copy(0, unsure, _resolved(y, found.token[unsure], found.latent[unsure], encoder))
-    if k is not None and len(unsure):
-        kth, pick = _largest(found.token, z, k, len(y))
-        cut = kth.clamp_min(0)[found.token]
-    chosen = z > (cut if k is None else 0)
-    near = cut[unsure], z[unsure]
-    tied = (near[0] - near[1]).abs() <= 2.0**-23 * torch.maximum(near[0].abs(), near[1].abs())
+    if pick is not None and len(unsure):
+        _pick_again(found.token, z, unsure, activation.k, cut, pick)
+    chosen = z > (cut if pick is None else 0)
+    own, other = z[unsure], cut[unsure]
+    tied = (own - other).abs() <= 2.0**-23 * torch.maximum(own.abs(), other.abs())
     if pick is not None:
         chosen &= pick
-        tied &= ~pick[unsure] | (near[0] != near[1])  # the k-th itself is no tie
-    token, latent = found.token[chosen], found.latent[chosen]
-    return (token, latent, activation.values(z[chosen], latent)), int(tied.sum())
+        tied &= ~pick[unsure] | (own != other)  # the k-th itself is no tie
+    active = chosen.nonzero().squeeze(1)
+    token, latent = found.token.index_select(0, active), found.latent.index_select(0, active)
+    return (token, latent, activation.values(z.index_select(0, active), latent)), int(tied.sum())
+
+
+def _pick_again(token: Tensor, z: Tensor, unsure: Tensor, k: int | None, cut: Tensor, pick: Tensor) -> None:
+    """Choose the k largest again, in place, for the tokens that have a candidate whose value changed."""
+    doubtful = torch.zeros(int(token[-1]) + 1, dtype=torch.bool, device=z.device)
+    doubtful[token[unsure]] = True
+    rows = doubtful.index_select(0, token).nonzero().squeeze(1)
+    number = torch.cumsum(doubtful, 0).sub_(1)[token[rows]]
+    kth, pick[rows] = _largest(number, z[rows], k or 1, int(doubtful.sum()))
+    cut[rows] = kth.clamp_min(0)[number]
 
 
 def _unsure(y: Tensor, found: Candidates, cut: Tensor, pick: Tensor | None, encoder: Encoder) -> Tensor:
@@ -143,7 +154,7 @@ def _unsure(y: Tensor, found: Candidates, cut: Tensor, pick: Tensor | None, enco
     unit = (y.shape[1] + 4) * 2.0**-24 * torch.linalg.vector_norm(y, dim=1).double()
     widest = unit * encoder.largest
     reach = widest if pick is None else 2 * widest
-    near = ((found.z - cut).abs() <= reach[found.token]).nonzero().squeeze(1)  # most are far off, whatever their norm
+    near = ((found.z - cut).abs() <= reach.index_select(0, found.token)).nonzero().squeeze(1)  # most are far off, whatever their norm
     if pick is not None:  # a token is in doubt only where one that was left out comes near
         doubtful = torch.zeros(len(y), dtype=torch.bool, device=y.device)
         doubtful[found.token[near[~pick[near] | (cut[near] == 0)]]] = True
@@ -156,30 +167,41 @@ def _unsure(y: Tensor, found: Candidates, cut: Tensor, pick: Tensor | None, enco
 def _largest(token: Tensor, z: Tensor, k: int, n_token: int) -> tuple[Tensor, Tensor]:
     """Each token's k-th largest candidate (−∞ where there are fewer), and whether a candidate is among the k."""
     count = torch.bincount(token, minlength=n_token)
-    place = torch.arange(len(z), device=z.device) - (torch.cumsum(count, 0) - count)[token]
+    place = torch.arange(len(z), device=z.device) - (torch.cumsum(count, 0) - count).index_select(0, token)
     padded = z.new_full((n_token, max(int(count.max()), k) if n_token else k), -torch.inf)
     flat = token * padded.shape[1] + place
     padded.view(-1)[flat] = z
     best, index = torch.topk(padded, k, dim=1, sorted=False)
     first = torch.zeros_like(padded, dtype=torch.bool).scatter_(1, index, True)
-    return best.amin(1), first.view(-1)[flat]
+    return best.amin(1), first.view(-1).index_select(0, flat)
 
 
-def sampled_products(
+def listed_products(
     y: Float[Tensor, "token d"],
     rows: Float[Tensor, "latent d"],
     token: Int[Tensor, " candidate"],
     latent: Int[Tensor, " candidate"],
 ) -> Float[Tensor, " candidate"]:
-    """y_t · row_j for listed pairs, tokens in order: no row is copied, so it costs what it reads."""
-    start = torch.zeros(len(y) + 1, dtype=torch.int64, device=y.device)
-    torch.cumsum(torch.bincount(token, minlength=len(y)), 0, out=start[1:])
+    """y_t · row_j for listed pairs, tokens in order. No row is copied, so it costs what it reads.
+
+    Rows too many for a cache are read in their order, each once, and the tokens stay in it instead.
+    """
+    if rows.numel() <= CACHED:
+        return _sampled(y, rows, token, latent)
+    latent, order = torch.sort(latent)
+    dots = _sampled(rows, y, latent, token.index_select(0, order))
+    return torch.empty_like(dots).index_copy_(0, order, dots)
+
+
+def _sampled(left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """left[row] · right[column] for pairs sorted by row."""
+    start = torch.zeros(len(left) + 1, dtype=torch.int64, device=left.device)
+    torch.cumsum(torch.bincount(row, minlength=len(left)), 0, out=start[1:])
+    shape = (len(left), len(right))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
-        pattern = torch.sparse_csr_tensor(
-            start, latent, y.new_zeros(len(token)), (len(y), len(rows)), check_invariants=False
-        )
-        return torch.sparse.sampled_addmm(pattern, y, rows.T, beta=0.0).values()
+        pattern = torch.sparse_csr_tensor(start, column, left.new_zeros(len(row)), shape, check_invariants=False)
+        return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
 
 
 def _resolved(y: Tensor, token: Tensor, latent: Tensor, encoder: Encoder) -> Tensor:
@@ -192,11 +214,11 @@ def _resolved(y: Tensor, token: Tensor, latent: Tensor, encoder: Encoder) -> Ten
 
 
 def _affine(dots: Tensor, latent: Tensor, encoder: Encoder) -> Tensor:
-    return _scaled(dots.double() + encoder.b_enc[latent], latent, encoder)
+    return _scaled(dots.double() + encoder.b_enc.index_select(0, latent), latent, encoder)
 
 
 def _scaled(values: Tensor, latent: Tensor, encoder: Encoder) -> Tensor:
-    return values if encoder.scale is None else values * encoder.scale[latent]
+    return values if encoder.scale is None else values * encoder.scale.index_select(0, latent)
 
 
 def _check_finite(x: Tensor) -> None:

@@ -29,7 +29,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-GROUPS, LARGEST_GROUP = 512, 32  # groups of latents whose largest bound is looked at first, and the most in one
+LARGEST_GROUP = 32  # latents at most whose largest bound is looked at first
+GROUPS, GROUPS_PER_ACTIVE = 512, 8  # such groups: for thresholds, and for each of TopK's k (two of which rarely share one)
 LARGEST, SLACK = 2.0**30, 2.0**-80
 BITS = {2: torch.int16, 4: torch.int32}  # floats as integers: the same order from zero up, and faster to compare
 CHUNK = 2**24  # weights that are converted at once
@@ -57,10 +58,14 @@ class Screen:
         beta: Float[Tensor, " latent"],
         scale: Float[Tensor, " latent"] | None,
         dtype: torch.dtype,
+        k: int | None = None,
     ) -> Screen:
-        """Copy weights (times `scale`, per latent) into `dtype` and measure what that loses; `beta` is float64."""
+        """Copy weights (times `scale`, per latent) into `dtype` and measure what that loses; `beta` is float64.
+
+        `k` only sizes the groups.
+        """
         d, n = weights.shape
-        group = min(LARGEST_GROUP, max(1, n // GROUPS))
+        group = min(LARGEST_GROUP, max(1, n // (GROUPS if k is None else max(GROUPS_PER_ACTIVE * k, 64))))
         width = -(-n // group) * group
         integer = dtype == torch.int8
         kept = torch.float32 if integer else dtype
@@ -131,15 +136,20 @@ class Screen:
         bits, less, dtype = self.upper(y)
         if barred is not None and barred.shape[1]:
             bits.scatter_(1, barred, torch.iinfo(bits.dtype).min)
-        columns = bits.shape[1] // self.group
-        best = bits.view(len(y), self.group, columns).amax(1)  # latents of one group lie `columns` apart
+        width = bits.shape[1]
+        columns = width // self.group  # latents of one group lie `columns` apart
+        best = bits.view(len(y), self.group, columns).amax(1)
         cut = self._cut(best, less, dtype, k)
-        token, column = (best >= cut[:, None]).nonzero(as_tuple=True)
-        if len(token) > most:
+        group = (best >= cut[:, None]).view(-1).nonzero().squeeze(1)
+        if len(group) > most:
             return None
-        member = column[:, None] + torch.arange(0, bits.shape[1], columns, device=y.device)
-        above = bits.view(-1)[member + token[:, None] * bits.shape[1]] >= cut[token, None]
-        return token.repeat_interleave(above.sum(1)), member[above]
+        token = group // columns
+        place = group + token * (width - columns)  # flat, of the group's first latent
+        place = place[:, None] + torch.arange(0, width, columns, device=y.device)
+        above = bits.view(-1).index_select(0, place.view(-1)).view_as(place) >= cut.index_select(0, token)[:, None]
+        place = place.view(-1).index_select(0, above.view(-1).nonzero().squeeze(1))
+        token = place // width
+        return token, place - token * width
 
     @staticmethod
     def _cut(best: Tensor, less: Tensor, dtype: torch.dtype, k: int | None) -> Tensor:
