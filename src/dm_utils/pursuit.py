@@ -190,11 +190,11 @@ def _pursue_batch(x: Tensor, selector: Selector, steps: Tensor) -> tuple[Tensor,
 
     for step, n in enumerate(active_per_step):
         chosen = indices[:n, :step]
-        best, atom = selector.select(residual[:n], chosen)
+        best, atom, own = selector.select(residual[:n], chosen)
         running[:n] &= best > threshold[:n]
         if not running[:n].any():
             break
-        gradient = torch.cat([selector.products(residual[:n], chosen), best[:, None]], 1)
+        gradient = torch.cat([own, best[:, None]], 1)
         gradient = torch.where(running[:n, None], gradient, 0.0)
         indices[:n, step] = atom * running[:n]
         support = indices[:n, : step + 1].contiguous()

@@ -154,7 +154,9 @@ def _unsure(y: Tensor, found: Candidates, cut: Tensor, pick: Tensor | None, enco
     unit = (y.shape[1] + 4) * 2.0**-24 * torch.linalg.vector_norm(y, dim=1).double()
     widest = unit * encoder.largest
     reach = widest if pick is None else 2 * widest
-    near = ((found.z - cut).abs() <= reach.index_select(0, found.token)).nonzero().squeeze(1)  # most are far off, whatever their norm
+    near = (
+        ((found.z - cut).abs() <= reach.index_select(0, found.token)).nonzero().squeeze(1)
+    )  # most are far off, whatever their norm
     if pick is not None:  # a token is in doubt only where one that was left out comes near
         doubtful = torch.zeros(len(y), dtype=torch.bool, device=y.device)
         doubtful[found.token[near[~pick[near] | (cut[near] == 0)]]] = True
@@ -244,8 +246,9 @@ def faster(x: Float[Tensor, "token d"], encoder: Encoder, activation: Activation
         if len(x) < PROBE:
             return "float32"
         few = x[:PROBE]
-        taken = {p: min(_seconds(few, encoder, activation, p) for _ in range(4)) for p in ("float32", "bfloat16")}
-        ratio = taken["float32"] / taken["bfloat16"]
+        dense = min(_seconds(few, encoder, activation, "float32") for _ in range(4))
+        screened = min(_seconds(few, encoder, activation, "bfloat16") for _ in range(4))
+        ratio = dense / screened
         _faster[key] = "bfloat16" if ratio > GAIN else "float32"
         d, d_sae = encoder.W_enc.shape
         log.info("%d × %d on %s: screened codes are %.2f times as fast; %s", d, d_sae, x.device, ratio, _faster[key])

@@ -185,4 +185,3 @@ def gathered(found: list[Active], step: int, n_token: int, ties: int = 0, candid
     counts = torch.bincount(token, minlength=n_token)
     indices, values = (torch.cat([part[i] for part in found]) for i in (1, 2))
     return Codes(indices, values, torch.cumsum(counts, 0) - counts, ties, candidates)
-

@@ -30,7 +30,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 LARGEST_GROUP = 32  # latents at most whose largest bound is looked at first
-GROUPS, GROUPS_PER_ACTIVE = 512, 8  # such groups: for thresholds, and for each of TopK's k (two of which rarely share one)
+GROUPS, GROUPS_PER_ACTIVE = (
+    512,
+    8,
+)  # such groups: for thresholds, and for each of TopK's k (two of which rarely share one)
 LARGEST, SLACK = 2.0**30, 2.0**-80
 BITS = {2: torch.int16, 4: torch.int32}  # floats as integers: the same order from zero up, and faster to compare
 CHUNK = 2**24  # weights that are converted at once
@@ -108,19 +111,19 @@ class Screen:
 
         An int8 screen gives both in units of the token.
         """
-        integer = self.unit is not None
-        kept = torch.float32 if integer else self.matrix.dtype
-        step = _unit(y.abs().amax(1, keepdim=True)) if integer else None
+        unit = self.unit
+        kept = self.matrix.dtype if unit is None else torch.float32
+        step = None if unit is None else _unit(y.abs().amax(1, keepdim=True))
         near = y.to(kept) if step is None else (y / step).round_()
         lost = torch.linalg.vector_norm((near if step is None else near * step) - y, dim=1)
         gamma = 1 + 4 * (len(self.matrix) + 8) * 2.0**-23
         size = (torch.linalg.vector_norm(y, dim=1) + lost) * gamma
         extra = torch.stack([_up(lost * gamma, kept), _up(size, kept), *[torch.ones_like(y[:, 0], dtype=kept)] * 3], 1)
-        if step is None:
+        if unit is None or step is None:
             bound = torch.cat([near, extra], 1) @ self.matrix
         else:
             extra /= step
-            bound = torch._int_mm(near.to(torch.int8), self.matrix) * self.unit
+            bound = torch._int_mm(near.to(torch.int8), self.matrix) * unit
             bound.addmm_(extra * (1 + 2.0**-20), self.extra)
         largest = self.extra[:2, : self.n_latent].amax(1)
         less = 2.02 * (extra[:, :2].float() @ largest + self.slack * extra[:, 2].float())

@@ -3,8 +3,8 @@
 The screen's bound (`screen`, 6 with k = 1) leaves a few atoms per residual in question; these are computed exactly in
 float32. Two atoms *tie* where their inner products differ by at most d 2⁻²⁴ ‖r‖, what the order of summation may change.
 
-The other way, updating correlations from rows of the Gram matrix of the atoms that moved, reads k rows of `atom` numbers
-per token and step, and needs the matrix: it is cheaper only for k far below d, and 1 GiB at 16 k atoms is 64 at 131 k.
+The other way, updating correlations from k rows of the atoms' Gram matrix, costs about as much at 16 k atoms and k = 40 as
+a product in int8, reads a matrix of 1 GiB there and 64 at 131 k, and its rounding adds up from step to step: not taken.
 """
 
 from __future__ import annotations
@@ -37,44 +37,41 @@ class Selector:
     def __init__(self, units: Float[Tensor, "atom d"], precision: torch.dtype | str | None = "auto"):
         self.units, self.precision, self.ties = units, precision, 0
         self._screens: dict[torch.dtype, Screen] = {}
+        self._block: Tensor | None = None
 
     def select(
-        self, r: Float[Tensor, "token d"], barred: Int[Tensor, "token some"]
-    ) -> tuple[Float[Tensor, " token"], Int[Tensor, " token"]]:
-        """The largest inner product of each residual with an atom that is not barred, and the first such atom.
+        self, r: Float[Tensor, "token d"], chosen: Int[Tensor, "token some"]
+    ) -> tuple[Float[Tensor, " token"], Int[Tensor, " token"], Float[Tensor, "token some"]]:
+        """The largest inner product of each residual with an atom not yet chosen, the first such atom, and those with the chosen.
 
         −∞ and 0 where no such atom has a positive one.
         """
-        precision = self._decided(r, barred)
-        parts = []
+        precision, parts = self._decided(r, chosen), []
+        step = ROWS[r.device.type] if precision else max(1, len(r))
         with exact_products(r.device):
-            for rows, out in zip(r.split(ROWS[r.device.type]), barred.split(ROWS[r.device.type]), strict=True):
+            for rows, out in zip(r.split(step), chosen.split(step), strict=True):
                 found = None if precision is None else self._screened(rows, out, precision)
                 parts.append(self._dense(rows, out) if found is None else found)
-        best, atom = (torch.cat([part[i] for part in parts]) for i in (0, 1))
-        return best, atom
+        best, atom, own = (torch.cat([part[i] for part in parts]) if len(parts) > 1 else parts[0][i] for i in range(3))
+        return best, atom, own
 
-    def products(
-        self, r: Float[Tensor, "token d"], atoms: Int[Tensor, "token some"]
-    ) -> Float[Tensor, "token some"]:
-        """Inner products of each residual with its listed atoms."""
-        if self.units.dtype != torch.float32:
-            return torch.einsum("tkd,td->tk", self.units[atoms], r)
-        token = torch.arange(len(r), device=r.device).repeat_interleave(atoms.shape[1])
-        return listed_products(r, self.units, token, atoms.flatten()).view(atoms.shape)
+    def _dense(self, r: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from every inner product, in one block that is used again."""
+        if self._block is None or len(self._block) < len(r):
+            self._block = r.new_empty(len(r), len(self.units))
+        block = torch.mm(r, self.units.T, out=self._block[: len(r)])
+        own = block.gather(1, chosen)
+        best, atom = row_max(block.scatter_(1, chosen, -torch.inf))
+        return best, atom, own
 
-    def _dense(self, r: Tensor, barred: Tensor) -> tuple[Tensor, Tensor]:
-        best, atom = row_max((r @ self.units.T).scatter_(1, barred, -torch.inf))
-        return best, atom
-
-    def _screened(self, r: Tensor, barred: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    def _screened(self, r: Tensor, chosen: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor] | None:
         """The same from a screen; None where it leaves too much in question."""
         if dtype not in self._screens:
             zero = torch.zeros(len(self.units), dtype=torch.float64, device=r.device)
             self._screens[dtype] = Screen.of(self.units.T, zero, None, dtype, k=1)
         if not r.abs().max() <= LARGEST:
             return None
-        found = self._screens[dtype].candidates(r, 1, int(MOST * len(self.units) * len(r)) + 64, barred)
+        found = self._screens[dtype].candidates(r, 1, int(MOST * len(self.units) * len(r)) + 64, chosen)
         if found is None:
             return None
         token, latent = found
@@ -85,9 +82,11 @@ class Selector:
         atom.scatter_reduce_(0, token, torch.where(behind == 0, latent, len(self.units)), "amin")
         near = behind <= len(r[0]) * 2.0**-24 * torch.linalg.vector_norm(r, dim=1).index_select(0, token)
         self.ties += int((torch.bincount(token[near], minlength=1) > 1).sum())
-        return torch.where(best > 0, best, -torch.inf), torch.where(best > 0, atom, 0)
+        rows = torch.arange(len(r), device=r.device).repeat_interleave(chosen.shape[1])
+        own = listed_products(r, self.units, rows, chosen.flatten()).view(chosen.shape)
+        return torch.where(best > 0, best, -torch.inf), torch.where(best > 0, atom, 0), own
 
-    def _decided(self, r: Tensor, barred: Tensor) -> torch.dtype | None:
+    def _decided(self, r: Tensor, chosen: Tensor) -> torch.dtype | None:
         """The precision asked for, or the fastest here."""
         if r.dtype != torch.float32:
             return None
@@ -98,17 +97,17 @@ class Selector:
             if len(r) < PROBE:
                 return None
             choices = (None, torch.bfloat16, torch.int8)
-            taken = {choice: self._seconds(r[:PROBE], barred[:PROBE], choice) for choice in choices}
+            taken = {choice: self._seconds(r[:PROBE], chosen[:PROBE], choice) for choice in choices}
             _fastest[key] = min(taken, key=taken.__getitem__)
             said = ", ".join(f"{choice or 'dense'} {1e3 * seconds:.0f} ms" for choice, seconds in taken.items())
             log.info("pursuit selects among %d atoms on %s by %s: %s", len(self.units), r.device, _fastest[key], said)
         return _fastest[key]
 
-    def _seconds(self, r: Tensor, barred: Tensor, precision: torch.dtype | None) -> float:
+    def _seconds(self, r: Tensor, chosen: Tensor, precision: torch.dtype | None) -> float:
         timed, taken = Selector(self.units, precision), []
         for _ in range(3):
             start = time.perf_counter()
-            timed.select(r, barred)[0].sum().item()
+            timed.select(r, chosen)[0].sum().item()
             taken.append(time.perf_counter() - start)
         return min(taken)
 
