@@ -60,6 +60,7 @@ def gradient_pursuit(
     *,
     batch_size: int | None = None,
     progress: bool = False,
+    precision: torch.dtype | str | None = "auto",
 ) -> SparseCodes:
     r"""Write each token as a non-negative sum of at most ``l0`` atoms of a fixed dictionary (Section 6.1).
 
@@ -91,6 +92,8 @@ def gradient_pursuit(
         Tokens at a time; by default so that a block of correlations holds 2**26 numbers. Does not change the result.
     progress
         Show a bar that counts tokens.
+    precision
+        Of the products that screen atoms (`selection.Selector`); does not change the result but at ties of float32.
 
     Returns
     -------
@@ -112,7 +115,7 @@ def gradient_pursuit(
 
     work = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     units, norms = _unit_atoms(dictionary.to(work))
-    selector = Selector(units)
+    selector = Selector(units, precision)
     with tqdm(total=len(x), desc="gradient pursuit", unit="token", disable=not progress) as bar:
         for rows in order.split(_batch_size(batch_size, len(dictionary))) if width else ():
             found, unit_weights = _pursue_batch(x[rows].to(work), selector, steps[rows])
