@@ -1,9 +1,10 @@
 """One site of Section 4 and Section 6.1 at the sizes of Gemma 2 and Gemma Scope: time, share of the peak, memory.
 
 A Gemma-2-shaped model with random weights runs up to the site; JumpReLU SAEs whose atoms are noisy activations stand in
-for trained ones. Nothing is downloaded. For each stage: seconds, the share of what a plain matrix product reaches on this
-device in this run, and the peak of the memory. Then the ratio to the released procedure (`sweep.py`) on the same arrays,
-and how far TF32 products and a bfloat16 model move R² from float32.
+for trained ones. Nothing is downloaded. The encode is timed dense in float32, certified, and as its bfloat16 product alone,
+which is the floor. `--table` writes the stages as CSV, the device named. For each stage: seconds, the share of what a plain
+matrix product reaches on this device in this run, and the peak of the memory. Then the ratio to the released procedure
+(`sweep.py`) on the same arrays, and how far TF32 products and a bfloat16 model move R² from float32.
 
     python benchmarks/gpu.py                          Gemma 2 2B, SAEs of 16k to 1M latents, on a GPU
     python benchmarks/gpu.py --shape 9b --widths 16384 131072
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import gc
 import io
 import tempfile
@@ -28,8 +30,10 @@ from sweep import PeakMemory, _released_one, engine
 from torch import Tensor
 
 from dm_utils.chapters.s06_1_pursuit.experiment import pursue
+from dm_utils.maths.certified import certified_codes
 from dm_utils.maths.codes import decode, encode
 from dm_utils.maths.decomposition import Decomposer
+from dm_utils.maths.encoder import encoder_of
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Split
 from dm_utils.world import models, saes
@@ -52,6 +56,8 @@ class Clock:
     device: torch.device
     peak: dict[str, float] = field(default_factory=dict)  # FLOP/s by precision
     seconds: dict[str, float] = field(default_factory=dict)
+    rows: list[tuple[str, str, float, float]] = field(default_factory=list)  # group, stage, seconds, GiB
+    group: str = ""
 
     def measure_peak(self, n: int, dtype: torch.dtype) -> float:
         """What a square matrix product of size n reaches: the best of five."""
@@ -78,6 +84,7 @@ class Clock:
             yield
             taken = self.seconds[name] = self._now() - start
         memory = torch.cuda.max_memory_allocated() / 2**30 if cuda else host.mebibytes / 2**10
+        self.rows.append((self.group, name, taken, memory))
         share = f"{flops / taken / self.peak[precision]:7.1%}" if flops else "      –"
         print(f"  {name:34}{taken:10.3f} s {share} of {precision:9}{memory:8.2f} GiB", flush=True)
 
@@ -208,10 +215,12 @@ def run(args: argparse.Namespace, say: Callable[[str], None] = print) -> dict[st
     differences: dict[str, float] = {}
     for width in args.widths:
         say(f"SAE of {width:,} latents, {kept:,} tokens")
+        clock.group = f"{width:,} latents"
         sae = stand_in(x["float32"], width, args.l0)
         with clock.stage("encode", 2.0 * kept * d * width):
             for block in x["float32"].split(args.block):
                 encode(sae, block)
+        encode_stages(clock, sae, x["float32"], args.block, say)
         with clock.stage("Section 4: encode, decode, maps", 2.0 * kept * d * width + 2.0 * (fit + kept) * d**2):
             reference, l0 = decompose(decomposer, sae)
         say("  " + ", ".join(f"{name} {value:.4f}" for name, value in reference.items()) + f", L0 {l0:.1f}")
@@ -223,7 +232,42 @@ def run(args: argparse.Namespace, say: Callable[[str], None] = print) -> dict[st
             differences |= released(args, clock, x["float32"], sae, say)
         del sae
         free(device)
+    if args.table:
+        write_table(args.table, clock)
     return differences
+
+
+@torch.inference_mode()
+def encode_stages(clock: Clock, sae: Any, x: Tensor, block: int, say: Callable[[str], None]) -> None:
+    """The certified encode, which makes its low-precision copy within its time, and its floor."""
+    flops, made, certified = 2.0 * len(x) * sae.W_enc.numel(), encoder_of(sae), []
+    if made is None:
+        raise ValueError("the stand-in has no encoder that codes can be certified of")
+    with clock.stage("encode, certified", flops, "bfloat16"):
+        for part in x.split(block):
+            certified.append(certified_codes(part, *made, "bfloat16"))
+    low, weights = x.bfloat16(), made[0].W_enc.bfloat16()
+    with clock.stage("encode, bfloat16 product alone", flops, "bfloat16"):
+        for part in low.split(min(block, max(1, DENSE // weights.shape[1]))):
+            part @ weights
+    counts = [sum(getattr(code, name) for code in certified) for name in ("candidates", "ties")]
+    dense, floor = (
+        clock.seconds[name] / clock.seconds["encode, certified"]
+        for name in ("encode", "encode, bfloat16 product alone")
+    )
+    say(
+        f"  certified: {dense:.2f} times as fast as float32, {1 / floor:.2f} times its floor; {counts[0] / len(x):.1f} "
+        f"candidates per token, {counts[1]} ties"
+    )
+
+
+def write_table(path: Path, clock: Clock) -> None:
+    """Every stage as a line of CSV, the device in a column of its own."""
+    name = torch.cuda.get_device_name(clock.device) if clock.device.type == "cuda" else "CPU"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("device", "group", "stage", "seconds", "gib"))
+        writer.writerows((name, *row) for row in clock.rows)
 
 
 def checks(
@@ -281,6 +325,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--block", type=int, default=8192, help="tokens per block of the engine")
     found.add_argument("--n-bootstrap", type=int, default=1000)
     found.add_argument("--pursuit-tokens", type=int, default=2048)
+    found.add_argument("--table", type=Path, help="a CSV file to write the stages to")
     found.add_argument("--released-tokens", type=int, default=16384, help="0 leaves the released procedure out")
     return found
 

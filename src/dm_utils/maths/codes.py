@@ -19,11 +19,18 @@ CPU_ROWS = 512  # tokens per encode on a CPU: few enough for its caches, enough 
 
 @dataclass(frozen=True)
 class Codes:
-    """Sparse latents of a block of tokens: token t owns entries offsets[t] … offsets[t + 1] − 1."""
+    """Sparse latents of a block of tokens: token t owns entries offsets[t] … offsets[t + 1] − 1.
+
+    `ties` counts the places where a latent and the cut that it must pass are neighbours in float32, so that another order
+    of summation may choose otherwise; `candidates` the pre-activations that were computed exactly to know the codes (0
+    where a dense product was read). Only certified codes count them.
+    """
 
     indices: Int[Tensor, " active"]
     values: Float[Tensor, " active"]
     offsets: Int[Tensor, " token"]
+    ties: int = 0
+    candidates: int = 0
 
     @property
     def l0(self) -> Int[Tensor, " token"]:

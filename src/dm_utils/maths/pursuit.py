@@ -1,8 +1,8 @@
 """Gradient pursuit: a stronger encoder for a frozen decoder (Section 6.1), batched and sparse.
 
 Each token's code is two rows of k numbers, the atoms and their weights: a dense code (one weight per latent)
-never exists. A step costs one product with the dictionary, whose result gives both the atom to add and the
-gradient on the atoms already there; the rest are gathers of at most k rows per token.
+never exists. A step costs one product with the dictionary, in low precision where that is faster, which gives the atom to add
+(`selection`); the rest reads at most k rows per token.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from dm_utils.maths.selection import Selector
 
 BACKTRACK_HALVINGS = 20
 """How often a clipped step that would raise the error is halved before the token keeps its weights."""
@@ -58,6 +60,7 @@ def gradient_pursuit(
     *,
     batch_size: int | None = None,
     progress: bool = False,
+    precision: torch.dtype | str | None = "auto",
 ) -> SparseCodes:
     r"""Write each token as a non-negative sum of at most ``l0`` atoms of a fixed dictionary (Section 6.1).
 
@@ -75,9 +78,7 @@ def gradient_pursuit(
     - A token stops early when no atom outside S has an inner product above :math:`\sqrt\epsilon \|x\|` (eps of the
       dtype): nothing non-negative is left to gain. A zero token therefore has no atoms at all.
 
-    A step costs 2 x token x d x atom operations and the memory of one block of correlations ``[batch, atom]``. Gram
-    matrix of the atoms instead: the correlations can be updated from k gathered rows of it. That wins where k is far
-    below d (a tenth, on a CPU) and the matrix, atom x atom, fits in memory: 1 GiB at 16 k atoms, 64 GiB at 131 k.
+    A step costs 2 x token x d x atom operations, in low precision where `selection` finds that faster.
 
     Parameters
     ----------
@@ -91,6 +92,8 @@ def gradient_pursuit(
         Tokens at a time; by default so that a block of correlations holds 2**26 numbers. Does not change the result.
     progress
         Show a bar that counts tokens.
+    precision
+        Of the products that screen atoms (`selection.Selector`); does not change the result but at ties of float32.
 
     Returns
     -------
@@ -112,9 +115,10 @@ def gradient_pursuit(
 
     work = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     units, norms = _unit_atoms(dictionary.to(work))
+    selector = Selector(units, precision)
     with tqdm(total=len(x), desc="gradient pursuit", unit="token", disable=not progress) as bar:
         for rows in order.split(_batch_size(batch_size, len(dictionary))) if width else ():
-            found, unit_weights = _pursue_batch(x[rows].to(work), units, steps[rows])
+            found, unit_weights = _pursue_batch(x[rows].to(work), selector, steps[rows])
             indices[rows, : found.shape[1]] = found
             weights[rows, : found.shape[1]] = (unit_weights / norms[found]).to(x.dtype)
             bar.update(len(rows))
@@ -176,28 +180,25 @@ def refit_weights(
     return SparseCodes(codes.indices, refitted)
 
 
-def _pursue_batch(x: Tensor, units: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+def _pursue_batch(x: Tensor, selector: Selector, steps: Tensor) -> tuple[Tensor, Tensor]:
     """Pursue tokens sorted by falling ``steps`` on unit atoms; return support and weights ``[token, steps[0]]``."""
+    units = selector.units
     n_token, width = len(x), int(steps[0])
     indices = torch.zeros(n_token, width, dtype=torch.int64, device=x.device)
     weights = x.new_zeros(n_token, width)
-    correlations = x.new_empty(n_token, len(units))
     residual = x.clone()
     threshold = torch.finfo(x.dtype).eps ** 0.5 * torch.linalg.vector_norm(x, dim=1)
     running = torch.ones(n_token, dtype=torch.bool, device=x.device)
     active_per_step = [int(n) for n in (steps[None] > torch.arange(width, device=x.device)[:, None]).sum(1)]
 
     for step, n in enumerate(active_per_step):
-        chosen, block = indices[:n, :step], correlations[:n]
-        torch.mm(residual[:n], units.T, out=block)
-        gradient = x.new_empty(n, step + 1)
-        gradient[:, :step] = block.gather(1, chosen)
-        best, atom = _row_max(block.scatter_(1, chosen, -torch.inf))
+        chosen = indices[:n, :step]
+        best, atom, own = selector.select(residual[:n], chosen)
         running[:n] &= best > threshold[:n]
         if not running[:n].any():
             break
-        gradient[:, step] = best
-        gradient *= running[:n, None]
+        gradient = torch.cat([own, best[:, None]], 1)
+        gradient = torch.where(running[:n, None], gradient, 0.0)
         indices[:n, step] = atom * running[:n]
         support = indices[:n, : step + 1].contiguous()
         weights[:n, : step + 1], residual[:n] = _projected_step(
@@ -228,16 +229,6 @@ def _projected_step(
         redo, before = redo[worse], before[worse]
     new_weights[redo], new_residual[redo] = weights[redo], residual[redo]
     return new_weights, new_residual
-
-
-def _row_max(block: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``block.max(1)``, first by stretches of 64: only reductions without positions are vectorised on a CPU."""
-    if block.shape[1] % 64:
-        return tuple(block.max(1))  # type: ignore[return-value]
-    stretches = block.view(len(block), -1, 64)
-    first = stretches.amax(2).argmax(1)
-    best, within = stretches[torch.arange(len(block), device=block.device), first].max(1)
-    return best, first * 64 + within
 
 
 def _weighted_sum(indices: Tensor, weights: Tensor, rows: Tensor) -> Tensor:

@@ -1,0 +1,283 @@
+r"""Certified encode: the codes of float32 at the price of a low-precision product.
+
+A product in low precision bounds every pre-activation (`screen`); what the bound leaves in question is computed exactly:
+
+1. *Recheck.* Each candidate's y·w_j is a float32 sum of d products, so it is within e = (d + 4) 2⁻²⁴ ‖y‖‖w_j‖ of the
+   exact value (in any order of summation).
+2. *Resolution.* A candidate further than e from the cut it must pass (its threshold; for TopK the k-th largest, whose
+   own error counts, too) lies on the same side in exact arithmetic. The others are computed again in float64.
+3. So the support is that of a float64 reference. A *tie* is a candidate that even so differs from the cut by at most
+   2⁻²³ of their sizes: neighbours in float32, where another order of summation in float32 may choose otherwise.
+   Ties are counted in `Codes.ties`; equal latents of the k-th rank are ties, and any of them may be returned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dm_utils.maths.codes import Active, Codes
+from dm_utils.maths.encoder import Activation, Encoder, dense_active, float_codes, gathered
+from dm_utils.maths.screen import LARGEST, Screen
+
+log = logging.getLogger("dm_utils")
+
+Precision = Literal["auto", "float32", "bfloat16"]
+GAIN = 1.1  # how much faster screened codes must be to be used
+PROBE = 512  # tokens that decide it
+DENSE_SHARE = 1 / 8  # of the latents: with more groups in question, a dense product costs less than a recheck
+BLOCK_BYTES = {"cpu": 2**23, "cuda": 2**31}  # of bounds at once: a CPU's caches; enough to fill a GPU
+ROWS = {"cpu": (512, 4096), "cuda": (1024, 65536)}  # tokens per block: enough to share the packing of the weights
+CACHED = 2**22  # float32 weights, 16 MiB
+RESOLVED = 2**22  # float64 numbers gathered at once
+
+
+class Candidates(NamedTuple):
+    """Pre-activations in question: tokens in order, latents, and values as float64 computed in float32."""
+
+    token: Int[Tensor, " candidate"]
+    latent: Int[Tensor, " candidate"]
+    z: Float[Tensor, " candidate"]
+
+
+@torch.inference_mode()
+def certified_codes(
+    x: Float[Tensor, "token d"], encoder: Encoder, activation: Activation, precision: Precision = "auto"
+) -> Codes:
+    """Encode a block (Eqs. 1, 6, 8): screen in low precision, recheck in float32, resolve near ties in float64.
+
+    Parameters
+    ----------
+    x : [token, d] on the encoder's device; float16 and bfloat16 are read as float32.
+    precision : "bfloat16" screens, "float32" is `float_codes`, "auto" times both once on this device, size and k.
+
+    Returns
+    -------
+    Codes
+        The support of a float64 reference (see the module), values within float32 rounding, `ties` counted. A block with
+        too many candidates, or with numbers above 2³⁰, is encoded densely in float32, which is said once.
+
+    Raises
+    ------
+    ValueError : x does not fit the encoder or holds NaN or Inf (the first token is named); an unknown precision.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision is {precision!r}; allowed are 'auto', 'float32' and 'bfloat16'")
+    encoder.inputs(x[:0])  # refuses what does not fit
+    _check_finite(x)
+    if precision == "auto":
+        precision = faster(x, encoder, activation)
+    if precision == "float32":
+        return float_codes(x, encoder, activation)
+    screen = screen_of(encoder, activation)
+    fewest, most = ROWS[x.device.type]
+    step = min(max(BLOCK_BYTES[x.device.type] // (2 * screen.matrix.shape[1]), fewest), most)
+    found, ties, candidates = [], 0, 0
+    with exact_products(x.device):
+        for block in x.split(step):
+            y = encoder.inputs(block)
+            checked = _rechecked(y, encoder, activation, screen)
+            if checked is None:
+                found.append(dense_active(y, encoder, activation))
+                continue
+            active, tied = _active(y, checked, encoder, activation)
+            found.append(active)
+            ties, candidates = ties + tied, candidates + len(checked.z)
+    return gathered(found, step, len(x), ties, candidates)
+
+
+def screen_of(encoder: Encoder, activation: Activation) -> Screen:
+    """The encoder's low-precision copy for an activation, made once and kept with the encoder."""
+    if encoder.cache.get("activation") is not activation:
+        beta = encoder.b_enc.double() if encoder.scale is None else encoder.b_enc.double() * encoder.scale.double()
+        screen = Screen.of(encoder.W_enc, beta - activation.threshold, encoder.scale, torch.bfloat16, activation.k)
+        encoder.cache.update(activation=activation, screen=screen)
+    return encoder.cache["screen"]
+
+
+def _rechecked(y: Tensor, encoder: Encoder, activation: Activation, screen: Screen) -> Candidates | None:
+    """The candidates of one block with their float32 pre-activations; None where it must be read densely."""
+    if not screen.applies or (len(y) and y.abs().max() > LARGEST):
+        _say("numbers above 2^30: codes from a dense float32 product")
+        return None
+    found = screen.candidates(y, activation.k, int(DENSE_SHARE * screen.matrix.shape[1] * len(y)) + 64)
+    if found is None:
+        _say("too many latents in question: codes from a dense float32 product")
+        return None
+    return Candidates(*found, _affine(listed_products(y, encoder.rows, *found), found[1], encoder))
+
+
+def _active(y: Tensor, found: Candidates, encoder: Encoder, activation: Activation) -> tuple[Active, int]:
+    """The active among the candidates, in float64 where float32 cannot tell, and the number of ties."""
+    threshold, k = torch.as_tensor(activation.threshold, device=y.device), activation.k
+    if k is None:
+        cut, pick = threshold.expand(len(encoder.b_enc)).index_select(0, found.latent), None
+    else:
+        kth, pick = _largest(found.token, found.z, k, len(y))
+        cut = kth.clamp_min(0).index_select(0, found.token)
+    unsure = _unsure(y, found, cut, pick, encoder)
+    z = found.z.index_copy(0, unsure, _resolved(y, found.token[unsure], found.latent[unsure], encoder))
+    if pick is not None and len(unsure):
+        _pick_again(found.token, z, unsure, activation.k, cut, pick)
+    chosen = z > (cut if pick is None else 0)
+    own, other = z[unsure], cut[unsure]
+    tied = (own - other).abs() <= 2.0**-23 * torch.maximum(own.abs(), other.abs())
+    if pick is not None:
+        chosen &= pick
+        tied &= ~pick[unsure] | (own != other)  # the k-th itself is no tie
+    active = chosen.nonzero().squeeze(1)
+    token, latent = found.token.index_select(0, active), found.latent.index_select(0, active)
+    return (token, latent, activation.values(z.index_select(0, active), latent)), int(tied.sum())
+
+
+def _pick_again(token: Tensor, z: Tensor, unsure: Tensor, k: int | None, cut: Tensor, pick: Tensor) -> None:
+    """Choose the k largest again, in place, for the tokens that have a candidate whose value changed."""
+    doubtful = torch.zeros(int(token[-1]) + 1, dtype=torch.bool, device=z.device)
+    doubtful[token[unsure]] = True
+    rows = doubtful.index_select(0, token).nonzero().squeeze(1)
+    number = torch.cumsum(doubtful, 0).sub_(1)[token[rows]]
+    kth, pick[rows] = _largest(number, z[rows], k or 1, int(doubtful.sum()))
+    cut[rows] = kth.clamp_min(0)[number]
+
+
+def _unsure(y: Tensor, found: Candidates, cut: Tensor, pick: Tensor | None, encoder: Encoder) -> Tensor:
+    """The candidates whose float32 value may lie on the wrong side of their cut (2 of the module)."""
+    unit = (y.shape[1] + 4) * 2.0**-24 * torch.linalg.vector_norm(y, dim=1).double()
+    widest = unit * encoder.largest
+    reach = widest if pick is None else 2 * widest
+    near = (
+        ((found.z - cut).abs() <= reach.index_select(0, found.token)).nonzero().squeeze(1)
+    )  # most are far off, whatever their norm
+    if pick is not None:  # a token is in doubt only where one that was left out comes near
+        doubtful = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+        doubtful[found.token[near[~pick[near] | (cut[near] == 0)]]] = True
+        return near[doubtful[found.token[near]]]
+    token, latent = found.token[near], found.latent[near]
+    error = _scaled(unit[token] * encoder.norms[latent], latent, encoder)
+    return near[((found.z[near] - cut[near]).abs() <= error) & (error > 0)]
+
+
+def _largest(token: Tensor, z: Tensor, k: int, n_token: int) -> tuple[Tensor, Tensor]:
+    """Each token's k-th largest candidate (−∞ where there are fewer), and whether a candidate is among the k."""
+    count = torch.bincount(token, minlength=n_token)
+    place = torch.arange(len(z), device=z.device) - (torch.cumsum(count, 0) - count).index_select(0, token)
+    padded = z.new_full((n_token, max(int(count.max()), k) if n_token else k), -torch.inf)
+    flat = token * padded.shape[1] + place
+    padded.view(-1)[flat] = z
+    best, index = torch.topk(padded, k, dim=1, sorted=False)
+    first = torch.zeros_like(padded, dtype=torch.bool).scatter_(1, index, True)
+    return best.amin(1), first.view(-1).index_select(0, flat)
+
+
+def listed_products(
+    y: Float[Tensor, "token d"],
+    rows: Float[Tensor, "latent d"],
+    token: Int[Tensor, " candidate"],
+    latent: Int[Tensor, " candidate"],
+) -> Float[Tensor, " candidate"]:
+    """y_t · row_j for listed pairs, tokens in order. No row is copied, so it costs what it reads.
+
+    Rows too many for a cache are read in their order, each once, and the tokens stay in it instead.
+    """
+    if rows.numel() <= CACHED:
+        return _sampled(y, rows, token, latent)
+    latent, order = torch.sort(latent)
+    dots = _sampled(rows, y, latent, token.index_select(0, order))
+    return torch.empty_like(dots).index_copy_(0, order, dots)
+
+
+def _sampled(left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """left[row] · right[column] for pairs sorted by row."""
+    start = torch.zeros(len(left) + 1, dtype=torch.int64, device=left.device)
+    torch.cumsum(torch.bincount(row, minlength=len(left)), 0, out=start[1:])
+    shape = (len(left), len(right))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
+        pattern = torch.sparse_csr_tensor(start, column, left.new_zeros(len(row)), shape, check_invariants=False)
+        return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
+
+
+def _resolved(y: Tensor, token: Tensor, latent: Tensor, encoder: Encoder) -> Tensor:
+    """Pre-activations of listed pairs in float64."""
+    parts = [
+        (y[t].double() * encoder.rows[j].double()).sum(1)
+        for t, j in zip(*(i.split(max(1, RESOLVED // y.shape[1])) for i in (token, latent)), strict=True)
+    ]
+    return _affine(torch.cat(parts), latent, encoder)
+
+
+def _affine(dots: Tensor, latent: Tensor, encoder: Encoder) -> Tensor:
+    return _scaled(dots.double() + encoder.b_enc.index_select(0, latent), latent, encoder)
+
+
+def _scaled(values: Tensor, latent: Tensor, encoder: Encoder) -> Tensor:
+    return values if encoder.scale is None else values * encoder.scale.index_select(0, latent)
+
+
+def _check_finite(x: Tensor) -> None:
+    if torch.isfinite(x.sum()):  # the cheap pass: a finite sum has finite terms
+        return
+    bad = (~torch.isfinite(x)).any(1).nonzero().squeeze(1)
+    if len(bad):
+        raise ValueError(f"x holds NaN or Inf in {len(bad)} tokens, first in token {int(bad[0])}; it has no codes")
+
+
+# --- which precision ----------------------------------------------------------------------------------------
+
+_faster: dict[tuple[object, ...], Precision] = {}
+
+
+def faster(x: Float[Tensor, "token d"], encoder: Encoder, activation: Activation) -> Precision:
+    """Time both ways once per device, size, k and number of threads, on the first tokens given; say which it is.
+
+    Fewer than `PROBE` tokens are encoded in float32 and decide nothing.
+    """
+    key = (x.device, *encoder.W_enc.shape, activation.k, torch.get_num_threads())
+    if key not in _faster:
+        if len(x) < PROBE:
+            return "float32"
+        few = x[:PROBE]
+        dense = min(_seconds(few, encoder, activation, "float32") for _ in range(4))
+        screened = min(_seconds(few, encoder, activation, "bfloat16") for _ in range(4))
+        ratio = dense / screened
+        _faster[key] = "bfloat16" if ratio > GAIN else "float32"
+        d, d_sae = encoder.W_enc.shape
+        log.info("%d × %d on %s: screened codes are %.2f times as fast; %s", d, d_sae, x.device, ratio, _faster[key])
+    return _faster[key]
+
+
+def _seconds(x: Tensor, encoder: Encoder, activation: Activation, precision: Precision) -> float:
+    start = time.perf_counter()
+    certified_codes(x, encoder, activation, precision)  # its counts are read by Python, so nothing is left running
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Have products accumulate in float32 and read all of a float32, as the bounds assume; leaves the settings as found."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul, precision = torch.backends.cuda.matmul, torch.get_float32_matmul_precision()
+    reduced = matmul.allow_bf16_reduced_precision_reduction
+    matmul.allow_bf16_reduced_precision_reduction = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        matmul.allow_bf16_reduced_precision_reduction = reduced
+        torch.set_float32_matmul_precision(precision)
+
+
+@cache
+def _say(message: str) -> None:
+    log.warning(message)
