@@ -5,14 +5,13 @@ Ink is ``currentColor``, so that one chart serves light and dark pages.
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
+from .chart_bundle import notebook_html
 from .display import interval, label
 
 COLORS = {
@@ -26,10 +25,6 @@ COLORS = {
 }
 SAE_COLUMNS = ["sae_id", "hook_name", "layer", "component", "architecture", "d_sae", "l0"]
 VEGALITE_MIME = "application/vnd.vegalite.v6+json"
-PAGE = """<div id="{name}" style="width:100%;overflow-x:auto"></div><script type="module">
-import embed from "https://cdn.jsdelivr.net/npm/vega-embed@7/+esm";
-embed("#{name}", {spec}, {{mode: "vega-lite", renderer: "svg", actions: false}});
-</script>"""
 INK = "currentColor"
 
 
@@ -57,10 +52,9 @@ def theme() -> alt.theme.ThemeConfig:
 
 
 def render(spec: dict[str, Any], **_options: Any) -> dict[str, Any]:
-    """Return the chart for the book (its JSON) and for Colab and other front ends (HTML with ``<`` escaped)."""
-    safe = json.dumps(spec).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    page = PAGE.format(name=f"dm-{uuid.uuid4().hex[:12]}", spec=safe)
-    return {VEGALITE_MIME: spec, "text/html": page, "text/plain": spec.get("description", "Altair chart")}
+    """Return the chart for the book (its JSON) and for Jupyter and other front ends (HTML that needs no network)."""
+    text = spec.get("description", "Altair chart")
+    return {VEGALITE_MIME: spec, "text/html": notebook_html(spec), "text/plain": text}
 
 
 alt.renderers.register("dark-matter", render)
