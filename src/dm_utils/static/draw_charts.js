@@ -2,11 +2,14 @@
 const NARROW = 560; // px: below this, charts side by side are stacked
 const LETTER = 7; // px: mean width of a letter of axis and legend text
 
-// Long titles are broken into lines that fit beside or under the plot.
-function wrap(title, room) {
-  if (typeof title !== "string" || title.length * LETTER <= room) return title;
+const GAP = 40; // px: ticks and padding beside a plot
+const CELL = 72; // px: an interval inside a cell of a heat map
+
+// Break a text into lines that fit.
+function wrap(text, room) {
+  if (typeof text !== "string" || text.length * LETTER <= room) return text;
   const lines = [""];
-  for (const word of title.split(" ")) {
+  for (const word of text.split(" ")) {
     const longer = `${lines.at(-1)} ${word}`.trim();
     if (longer.length * LETTER > room && lines.at(-1)) lines.push(word);
     else lines[lines.length - 1] = longer;
@@ -14,37 +17,83 @@ function wrap(title, room) {
   return lines;
 }
 
-function rows(view, spec) {
-  return view.data?.values || spec.datasets?.[view.data?.name] || spec.datasets?.[spec.data?.name] || spec.data?.values || [];
+const isNamed = (channel) => channel?.field && (channel.type === "nominal" || channel.type === "ordinal");
+const widest = (names) => Math.max(0, ...names.map((name) => String(name).length)) * LETTER;
+
+// The names that a channel shows, from its scale, its order or its data.
+function namesOf(channel, view, spec) {
+  if (Array.isArray(channel.scale?.domain)) return channel.scale.domain;
+  if (Array.isArray(channel.sort)) return channel.sort;
+  const data = [view.data, spec.data].find(Boolean);
+  const rows = data?.values || spec.datasets?.[data?.name] || [];
+  return [...new Set(rows.map((row) => row[channel.field]).filter((name) => name !== undefined))];
 }
 
-// A legend above the plot has as many columns as its longest entry leaves room for.
-function fitLegend(channel, values, width) {
-  if (!channel?.field || channel.type !== "nominal" && channel.type !== "ordinal" || channel.legend === null) return;
+// Break the names on an axis or in a legend into lines.
+function wrapLabels(guide, names, room) {
+  if (widest(names) <= room || guide.labelExpr) return guide;
+  const lines = Object.fromEntries(names.map((name) => [name, wrap(String(name), room)]));
+  return { ...guide, labelExpr: `(${JSON.stringify(lines)})[datum.label] || datum.label`, labelLimit: room + GAP };
+}
+
+// A legend above or below the plot has as many columns as its longest entry leaves room for.
+function fitLegend(channel, names, width) {
   const orient = channel.legend?.orient || "top";
-  if (orient !== "top" && orient !== "bottom") return;
-  const entries = channel.scale?.domain || [...new Set(values.map((row) => row[channel.field]))];
-  if (!Array.isArray(entries) || !entries.length) return;
-  const widest = Math.max(...entries.map((entry) => String(entry).length)) * LETTER + 34;
-  const columns = Math.max(1, Math.floor(width / widest));
-  if (columns < entries.length) channel.legend = { ...channel.legend, columns: Math.min(channel.legend?.columns || columns, columns) };
+  if (channel.legend === null || orient !== "top" && orient !== "bottom") return;
+  const columns = Math.max(1, Math.floor(width / (widest(names) + GAP)));
+  const legend = { ...channel.legend, columns: Math.min(channel.legend?.columns || names.length, columns) };
+  channel.legend = wrapLabels(legend, names, width - 2 * GAP);
 }
 
+// Titles, names and notes of one plot that is `width` wide with its axes.
 function fitView(view, spec, width) {
-  const inner = typeof view.width === "number" ? Math.min(view.width, width) : width - 70;
-  const height = typeof view.height === "number" ? view.height : 300;
-  for (const [name, channel] of Object.entries(view.encoding || {})) {
-    const room = name === "x" ? inner : name === "y" ? Math.max(height, 150) : 0;
-    if (room && channel.title) channel.title = wrap(channel.title, room);
-    if (room && channel.axis?.title) channel.axis.title = wrap(channel.axis.title, room);
-    fitLegend(channel, rows(view, spec), width);
+  const { x, y } = view.encoding || {};
+  let beside = 2 * GAP;
+  if (isNamed(y) && y.axis !== null) {
+    const names = namesOf(y, view, spec), room = Math.max(width * 0.42, 120);
+    if (view.mark?.type !== "text") y.axis = wrapLabels(y.axis || {}, names, room);
+    beside = GAP + Math.min(widest(names), room);
   }
-  for (const layer of view.layer || []) fitView({ width: view.width, height: view.height, ...layer }, spec, width);
+  for (const [channel, room] of [[x, width - beside], [y, typeof view.height === "number" ? view.height : 300]]) {
+    if (channel?.title) channel.title = wrap(channel.title, room);
+    if (channel?.axis?.title) channel.axis.title = wrap(channel.axis.title, room);
+  }
+  for (const name of ["color", "fill", "stroke", "shape", "strokeDash"]) {
+    const channel = view.encoding?.[name];
+    if (isNamed(channel)) fitLegend(channel, namesOf(channel, view, spec), width);
+  }
+  for (const layer of view.layer || []) fitView({ data: view.data, height: view.height, ...layer }, spec, width);
 }
 
+// A plot whose cells or tokens would run into each other keeps the width that they need, and scrolls.
+function leastWidth(view, spec) {
+  const texts = (view.layer || [view]).find((layer) => layer.mark?.type === "text" && isNamed(layer.encoding?.x));
+  return texts ? namesOf(texts.encoding.x, { data: view.data, ...texts }, spec).length * CELL + 3 * GAP : 0;
+}
+
+// A plot of fixed width shrinks to the page; what is placed by pixels from its right edge moves along.
+function shrink(view, room) {
+  if (typeof view.width !== "number" || view.width <= room) return;
+  const least = view.width > 600 ? 440 : 200, width = Math.max(least, room);
+  for (const layer of view.layer || []) {
+    const place = layer.encoding?.x;
+    if (place?.value > view.width / 2) place.value -= view.width - width;
+  }
+  view.width = width;
+}
+
+function stack(spec) {
+  const legend = { direction: "vertical", anchor: "start" };
+  spec.config = { ...spec.config, legend: { ...spec.config?.legend, layout: { top: legend, bottom: legend } } };
+  const title = spec.title?.text?.expr;
+  if (title) spec.title.text.expr = `split(${title}, ', ')`;
+  for (const layer of spec.layer || []) if (layer.encoding?.x?.value !== undefined && layer.mark?.fontSize > 10) layer.mark.fontSize = 10;
+}
+
+// Make a chart fit a page that is `width` wide.
 function fit(spec, width) {
   const narrow = width < NARROW;
-  const room = width - 90; // axis and title beside the plot
+  if (narrow) stack(spec);
   const visit = (view) => {
     if (narrow && view.hconcat) {
       view.vconcat = view.hconcat;
@@ -54,11 +103,12 @@ function fit(spec, width) {
     const views = view.hconcat || view.concat || view.vconcat;
     if (!views) return fitView(view, spec, width);
     for (const part of views) {
-      if (typeof part.width === "number" && part.width > room) part.width = Math.max(200, room);
+      shrink(part, width - 90); // axis and title beside the plot
       visit(part);
     }
   };
   visit(spec);
+  if (spec.width === "container" && leastWidth(spec, spec) > width) spec.width = leastWidth(spec, spec) - 2 * GAP;
   return spec;
 }
 
