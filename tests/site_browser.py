@@ -81,7 +81,11 @@ class Visit:
 
     def weight(self, base: str, folder: Path) -> int:
         """Return the bytes, as a server would compress them, of what the page has loaded from ``folder``."""
-        names = {address.removeprefix(base).partition("?")[0].partition("#")[0] for address in self.loaded if address.startswith(base)}
+        names = {
+            address.removeprefix(base).partition("?")[0].partition("#")[0]
+            for address in self.loaded
+            if address.startswith(base)
+        }
         return sum(len(gzip.compress((folder / name).read_bytes())) for name in names)
 
     def assert_clean(self) -> None:
@@ -122,7 +126,9 @@ def watch(browser: Browser, base: str, width: int = 1280, scheme: str = "light")
 def visit(browser: Browser, base: str, path: str, width: int = 1280, scheme: str = "light") -> Iterator[Visit]:
     """Open a page and wait until its charts are drawn."""
     with watch(browser, base, width, scheme) as seen:
-        seen.page.add_init_script(f"localStorage.setItem('mode', '{scheme}'); localStorage.setItem('theme', '{scheme}')")
+        seen.page.add_init_script(
+            f"localStorage.setItem('mode', '{scheme}'); localStorage.setItem('theme', '{scheme}')"
+        )
         seen.page.goto(base + path, wait_until="load")
         seen.page.wait_for_function(DRAWN)
         yield seen

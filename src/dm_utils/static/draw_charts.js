@@ -3,7 +3,7 @@ const NARROW = 560; // px: below this, charts side by side are stacked
 const LETTER = 7; // px: mean width of a letter of axis and legend text
 
 const GAP = 40; // px: ticks and padding beside a plot
-const CELL = 72; // px: an interval inside a cell of a heat map
+const CELL = 84; // px: an interval inside a cell of a heat map
 
 // Break a text into lines that fit.
 function wrap(text, room) {
@@ -60,7 +60,11 @@ function fitView(view, spec, width) {
   }
   for (const name of ["color", "fill", "stroke", "shape", "strokeDash"]) {
     const channel = view.encoding?.[name];
-    if (isNamed(channel)) fitLegend(channel, namesOf(channel, view, spec), width);
+    if (!isNamed(channel)) continue;
+    const names = namesOf(channel, view, spec);
+    // Vega-Lite joins the legends of two channels only if both say the same domain.
+    if (Array.isArray(channel.sort)) channel.scale = { domain: names, ...channel.scale };
+    fitLegend(channel, names, width);
   }
   for (const layer of view.layer || []) fitView({ data: view.data, height: view.height, ...layer }, spec, width);
 }
@@ -87,7 +91,7 @@ function stack(spec) {
   spec.config = { ...spec.config, legend: { ...spec.config?.legend, layout: { top: legend, bottom: legend } } };
   const title = spec.title?.text?.expr;
   if (title) spec.title.text.expr = `split(${title}, ', ')`;
-  for (const layer of spec.layer || []) if (layer.encoding?.x?.value !== undefined && layer.mark?.fontSize > 10) layer.mark.fontSize = 10;
+  for (const { mark } of spec.layer || []) if (mark?.type === "text" && mark.fontSize > 10) mark.fontSize = 10;
 }
 
 // Make a chart fit a page that is `width` wide.
