@@ -1,6 +1,7 @@
 # The two commands are `make book` and `make test`; each sets everything up by itself.
 PYTHON ?= python3
 PROFILE ?= lab
+CHAPTERS ?= notebooks
 JOBS ?= $(if $(filter lab,$(PROFILE)),2,1)
 BIN := .venv/bin
 READY := .venv/.ready
@@ -10,7 +11,7 @@ SKIP := $(foreach p,cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvi
 	nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton,--no-emit-package $(p))
 
 .DEFAULT_GOAL := help
-.PHONY: help book test serve chapter screenshots lab lock clean
+.PHONY: help book test serve jupyter chapter screenshots lab lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,10 @@ book: $(READY)  ## Execute every chapter that changed and build the site (PROFIL
 
 serve: $(READY)  ## Serve the built site at http://localhost:8000/
 	$(BIN)/dm serve
+
+jupyter: $(READY)  ## Open the chapters in JupyterLab, on this environment's kernel
+	DM_STORE=$(abspath _build/store) DM_TABLES=$(abspath _build/tables) $(BIN)/jupyter lab --ServerApp.root_dir=$(CHAPTERS) \
+		--LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(ARGS)
 
 chapter: $(READY)  ## Run one chapter: make chapter NB=04_2_error_vectors PROFILE=lab ARGS="-p layer 2"
 	$(BIN)/dm chapter $(NB) --profile $(PROFILE) $(ARGS)
@@ -47,7 +52,7 @@ lab: $(READY)  ## Train the lab's model and SAEs again, from nothing, into _buil
 lock: $(READY)  ## Resolve requirements.lock again from pyproject.toml
 	@test -x _build/uv/bin/uv || { $(PYTHON) -m venv _build/uv && _build/uv/bin/python -m pip install --quiet uv; }
 	echo "torch==2.13.0" > _build/constraints.txt
-	_build/uv/bin/uv pip compile --universal --python-version 3.11 --extra book --extra test --no-annotate --no-header \
+	_build/uv/bin/uv pip compile --universal --python-version 3.11 --extra book --extra jupyter --extra test --no-annotate --no-header \
 		--constraint _build/constraints.txt $(SKIP) pyproject.toml --output-file requirements.lock
 
 clean:  ## Remove everything that is generated, except the environment in .venv

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gzip
 import http.server
 import os
 import shutil
@@ -76,6 +77,16 @@ class Visit:
     page: Page
     outside: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    loaded: list[str] = field(default_factory=list)
+
+    def weight(self, base: str, folder: Path) -> int:
+        """Return the bytes, as a server would compress them, of what the page has loaded from ``folder``."""
+        names = {
+            address.removeprefix(base).partition("?")[0].partition("#")[0]
+            for address in self.loaded
+            if address.startswith(base)
+        }
+        return sum(len(gzip.compress((folder / name).read_bytes())) for name in names)
 
     def assert_clean(self) -> None:
         """Fail on a request to another host, a request that failed, a script's error, or a sideways scroll."""
@@ -86,8 +97,8 @@ class Visit:
 
 
 @contextlib.contextmanager
-def visit(browser: Browser, base: str, path: str, width: int = 1280, scheme: str = "light") -> Iterator[Visit]:
-    """Open a page and wait until its charts are drawn."""
+def watch(browser: Browser, base: str, width: int = 1280, scheme: str = "light") -> Iterator[Visit]:
+    """Open a tab that can reach nothing but ``base``, and note everything that goes wrong in it."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
@@ -101,13 +112,23 @@ def visit(browser: Browser, base: str, path: str, width: int = 1280, scheme: str
         return route.abort()
 
     page.route("**/*", gate)
+    page.on("request", lambda request: seen.loaded.append(request.url))
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
     page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
     page.on(
         "response", lambda reply: seen.errors.append(f"{reply.status} {reply.url}") if reply.status >= 400 else None
     )
-    page.add_init_script(f"localStorage.setItem('mode', '{scheme}'); localStorage.setItem('theme', '{scheme}')")
-    page.goto(base + path, wait_until="load")
-    page.wait_for_function(DRAWN)
     yield seen
     context.close()
+
+
+@contextlib.contextmanager
+def visit(browser: Browser, base: str, path: str, width: int = 1280, scheme: str = "light") -> Iterator[Visit]:
+    """Open a page and wait until its charts are drawn."""
+    with watch(browser, base, width, scheme) as seen:
+        seen.page.add_init_script(
+            f"localStorage.setItem('mode', '{scheme}'); localStorage.setItem('theme', '{scheme}')"
+        )
+        seen.page.goto(base + path, wait_until="load")
+        seen.page.wait_for_function(DRAWN)
+        yield seen

@@ -1,16 +1,17 @@
 """Sphinx extension: a live book that asks no other host for anything.
 
-It keeps local copies of every script that the pages need (Vega, MathJax, RequireJS, the Jupyter widget manager, anywidget),
-renders Altair charts from their JSON, and escapes every piece of JSON that a page embeds, because token text is hostile.
+It keeps local copies of every script that the pages need (Vega, RequireJS, the Jupyter widget manager, anywidget), typesets
+mathematics, renders Altair charts from their JSON, and escapes every piece of JSON that a page embeds, because token text is
+hostile.
 """
 
 from __future__ import annotations
 
 import hashlib
-import html
 import importlib.util
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,21 @@ from docutils import nodes
 from myst_nb.core import render as myst_render
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from typeset import subset_fonts, typeset_site
+
+from dm_utils.charts.bundle import PROGRAM, bundle, chart_html, escape_json
 
 HERE = Path(__file__).parent
 VEGALITE_MIME = "application/vnd.vegalite.v6+json"
-VEGALITE_VERSION = "6.4"
-STATE_MIME = "application/vnd.jupyter.widget-state+json"
-ESCAPES = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
-
-
-def escape_json(text: str) -> str:
-    """Make JSON safe inside a ``<script>`` element: no spelling of ``</script>`` or ``<!--`` survives."""
-    return text.translate(ESCAPES)
+VIEW = re.compile(r'<script type="application/vnd.jupyter.widget-view\+json">(.*?)</script>', re.S)
+ICON_RULE = re.compile(
+    r'(?:\.fa-[\w-]+(?:::?before)?,?)+\{content:"[^"]*"\}|@font-face\{[^}]*fontawesome[^}]*\}'
+)  # a fifth of the theme
 
 
 class ChartRenderer:
-    """Render an Altair chart (Vega-Lite JSON) as an element that ``boot.js`` draws."""
+    """Render an Altair chart (Vega-Lite JSON) as an element that the bundle of charts draws."""
 
     mime_priority_overrides = (("html", VEGALITE_MIME, 1),)
 
@@ -44,14 +45,27 @@ class ChartRenderer:
         if inline or data.mime_type != VEGALITE_MIME:
             return None
         spec = data.content if isinstance(data.content, dict) else json.loads(data.content)
-        label = html.escape(spec.get("description", "chart"), quote=True)
-        payload = escape_json(json.dumps(spec, separators=(",", ":")))
-        # Vega replaces what is inside the view, so the text there serves readers without scripts and screen readers.
-        markup = (
-            f'<div class="dm-chart" role="figure" aria-label="{label}"><div class="dm-chart-view">'
-            f'<noscript>{label}</noscript></div><script type="application/json">{payload}</script></div>'
-        )
-        return [nodes.raw(text=markup, format="html")]
+        return [nodes.raw(text=chart_html(spec), format="html")]
+
+
+class JoinFoldedCells(SphinxPostTransform):
+    """Put folded code that shows nothing into the toggle of the folded cell that follows it."""
+
+    default_priority = 198  # just before myst-nb folds
+    formats = ("html",)
+
+    def run(self, **_options: Any) -> None:
+        cells = [node for node in self.document.findall(nodes.container) if node.get("nb_element") == "cell_code"]
+        for cell in cells:
+            following = cell.next_node(descend=False, siblings=True)
+            if {self.mode(cell), self.mode(following)} == {"input"} and len(cell.children) == 1:
+                following[0][:0] = cell[0].children
+                cell.parent.remove(cell)
+
+    @staticmethod
+    def mode(node: Any) -> str | None:
+        """Return how a code cell is folded, None for anything else."""
+        return node.get("hide_mode") if isinstance(node, nodes.container) else None
 
 
 def fetch_packages(folder: Path) -> Path:
@@ -71,32 +85,25 @@ def fetch_packages(folder: Path) -> Path:
 
 def copy_assets(packages: Path, site: Path) -> None:
     """Lay out under ``site/dm`` exactly the files that the pages load."""
-    mathjax, widgets = packages / "mathjax/es5", site / "dm/widgets"
-    wanted = ["tex-mml-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions", "a11y"]
-    wanted += [f"sre/mathmaps/{name}.json" for name in ("base", "en", "nemeth")]
-    for name in wanted:
-        source, target = mathjax / name, site / "dm/mathjax" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-    widgets.mkdir(parents=True)
-    manager = packages / "@jupyter-widgets/html-manager/dist"
-    for source in (packages / "requirejs/require.js", manager / "embed-amd.js", HERE / "widgets.js"):
-        shutil.copy(source, widgets / source.name)
+    widgets, manager = site / "dm/widgets", packages / "@jupyter-widgets/html-manager/dist"
     fonts = widgets / "@jupyter-widgets/html-manager/dist"  # where embed-amd.js looks for its icons
     fonts.mkdir(parents=True)
+    (site / "dm/mathjax").mkdir(parents=True)
+    for source in (packages / "requirejs/require.js", manager / "embed-amd.js", HERE / "widgets.js"):
+        shutil.copy(source, widgets / source.name)
     for source in manager.glob("*.woff2"):
         shutil.copy(source, fonts / source.name)
     anywidget = importlib.util.find_spec("anywidget")
     if anywidget is None or anywidget.origin is None:
         raise ExtensionError("anywidget is not installed: run `make book`, which installs requirements.lock")
     shutil.copy(Path(anywidget.origin).parent / "nbextension/index.js", widgets / "anywidget.js")
-    bundle = vl_convert.javascript_bundle((HERE / "boot.js").read_text(), vl_version=VEGALITE_VERSION)
-    (site / "dm/charts.js").write_text(f"(function () {{{bundle}}})();\n")
+    shutil.copy(HERE / "tables.js", site / "dm/tables.js")
+    (site / "dm/charts.js").write_text(bundle())
 
 
 def prepare_assets(cache: Path) -> Path:
     """Return the folder of static assets, fetched once per lock file and package version."""
-    inputs = [path.read_bytes() for path in (*sorted(HERE.glob("*.js*")), Path(__file__))]
+    inputs = [path.read_bytes() for path in (*sorted(HERE.glob("*.js*")), Path(__file__), PROGRAM)]
     key = hashlib.sha256(b"\0".join([*inputs, vl_convert.__version__.encode()])).hexdigest()[:16]
     ready = cache / f"site-{key}"
     if not ready.exists():
@@ -107,32 +114,76 @@ def prepare_assets(cache: Path) -> Path:
     return ready
 
 
+def asset_cache() -> Path:
+    """Return the folder that keeps what was fetched from one build to the next."""
+    return Path(os.environ.get("DM_ASSETS", HERE.parents[1] / "_build/assets"))
+
+
 def use_local_assets(app: Sphinx, config: Any) -> None:
-    """Point MathJax and the widget manager at the local copies."""
-    cache = Path(os.environ.get("DM_ASSETS", HERE.parents[1] / "_build/assets"))
-    config.html_static_path = [str(prepare_assets(cache)), *config.html_static_path]
-    config.mathjax_path = "dm/mathjax/tex-mml-chtml.js"
-    config.nb_ipywidgets_js = {"dm/widgets/require.js": {}, "dm/widgets/embed-amd.js": {}}
+    """Add the local copies to what the site serves."""
+    config.html_static_path = [str(prepare_assets(asset_cache())), *config.html_static_path]
+    config.nb_ipywidgets_js = {}
+
+
+def inline_widgets(body: str, models: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Give each anywidget's view its data; return the page and the models that still need the widget manager."""
+    linked = json.dumps(models)
+
+    def replace(view: re.Match[str]) -> str:
+        name = json.loads(view[1])["model_id"]
+        model = models.get(name, {})
+        if model.get("model_module") != "anywidget" or f"IPY_MODEL_{name}" in linked:
+            return view[0]
+        data = {"state": model["state"], "buffers": model.get("buffers", [])}
+        script = f'<script type="application/json">{escape_json(json.dumps(data))}</script>'
+        return f'<div class="dm-widget jupyter-widgets">{script}</div>'
+
+    page = VIEW.sub(replace, body)
+    return page, models if VIEW.search(page) else {}
 
 
 def finish_page(app: Sphinx, pagename: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
     """Give the page the scripts that it needs, and no others."""
+    scripts = app.env.nb_metadata.get(pagename, {}).get("js_files", {})
+    if "ipywidgets_state" in scripts:
+        uri, attributes = scripts.pop("ipywidgets_state")
+        state = json.loads(attributes["body"])
+        context["body"], state["state"] = inline_widgets(context["body"], state["state"])
+        if state["state"]:
+            app.add_js_file(uri, **attributes | {"body": escape_json(json.dumps(state))})
+        app.add_js_file("dm/widgets/widgets.js", defer="defer")
     body = context.get("body", "")
     if 'class="dm-chart"' in body:
         app.add_js_file("dm/charts.js", defer="defer")
-    scripts = app.env.nb_metadata.get(pagename, {}).get("js_files", {})
-    if "ipywidgets_state" in scripts:
-        uri, attributes = scripts["ipywidgets_state"]
-        scripts["ipywidgets_state"] = (uri, attributes | {"body": escape_json(attributes["body"])})
-        base = json.dumps(context["pathto"]("_static/dm/widgets", resource=True))
-        app.add_js_file(None, body=f"window.require = {{baseUrl: {base}}};", priority=90)
-        app.add_js_file("dm/widgets/widgets.js", defer="defer", priority=600)  # after MathJax
+    if "<table" in body:
+        app.add_js_file("dm/tables.js", defer="defer")
 
 
-def drop_thebe(app: Sphinx, _config: Any) -> None:
-    """Silence sphinx-thebe, which Jupyter Book always loads and which points at another host."""
+def finish_site(app: Sphinx, failure: Exception | None) -> None:
+    """Typeset the mathematics, and leave out of the site what no page loads."""
+    site = Path(app.outdir)
+    if failure or app.builder.name != "html":
+        return
+    mathjax = fetch_packages(asset_cache() / "npm") / "mathjax/es5"
+    typeset_site(site, mathjax)
+    subset_fonts(site, mathjax / "output/chtml/fonts/woff-v2")
+    for unused in [site / "_static/scripts/fontawesome.js", *site.glob("_static/**/*.map")]:
+        unused.unlink(missing_ok=True)
+    shutil.rmtree(site / "_static/vendor/fontawesome", ignore_errors=True)
+    style = site / "_static/styles/pydata-sphinx-theme.css"
+    style.write_text(ICON_RULE.sub("", style.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def silence(app: Sphinx, module: str) -> None:
+    """Drop everything that a module listens to."""
     for listeners in app.events.listeners.values():
-        listeners[:] = [one for one in listeners if not one.handler.__module__.startswith("sphinx_thebe")]
+        listeners[:] = [one for one in listeners if not one.handler.__module__.startswith(module)]
+
+
+def drop_unused(app: Sphinx, _config: Any) -> None:
+    """Silence MathJax, whose work is done here, and sphinx-thebe, which always loads and points at another host."""
+    silence(app, "sphinx.ext.mathjax")
+    silence(app, "sphinx_thebe")
     app.registry.css_files[:] = [one for one in app.registry.css_files if "thebe" not in str(one[0])]
 
 
@@ -141,7 +192,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
     renderers = myst_render.load_mime_renders()
     if ChartRenderer not in renderers:
         renderers.append(ChartRenderer)
+    app.add_post_transform(JoinFoldedCells)
     app.connect("config-inited", use_local_assets)
-    app.connect("config-inited", drop_thebe)
+    app.connect("config-inited", drop_unused)
     app.connect("html-page-context", finish_page, priority=400)  # before myst-nb adds the widget state to the page
+    app.connect("build-finished", finish_site)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

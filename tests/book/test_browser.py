@@ -19,6 +19,8 @@ from dm_utils.book.chapter import COLUMNS
 
 BOOK = ROOT / "_build/html"
 DEMO = "notebooks/demo.html"
+MANAGED = "script[type*=widget-view]"
+FIRST_VIEW = 700 * 1024  # bytes over the wire
 CELLS = json.loads((ROOT / "tests/demo.ipynb").read_text())["cells"]
 
 
@@ -52,6 +54,7 @@ def demo(browser: Browser, site: str) -> Iterator[Visit]:
     """The demonstration, opened once; each test touches another part of it, and none may leave an error behind."""
     with visit(browser, site, DEMO) as seen:
         seen.page.wait_for_selector(".dm-strip-token")
+        seen.page.evaluate(f"document.querySelector({MANAGED!r}).parentElement.scrollIntoView()")
         seen.page.wait_for_selector(".widget-slider")
         yield seen
         seen.assert_clean()
@@ -169,11 +172,22 @@ def test_the_theme_switch_recolours_charts_at_once(page: Page) -> None:
     assert min(map(int, dark.strip("rgb()").split(","))) > 150
 
 
-def test_a_phone_needs_no_sideways_scroll(browser: Browser, site: str) -> None:
-    with visit(browser, site, DEMO, width=390) as seen:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 768, 1440])
+def test_no_width_needs_a_sideways_scroll(browser: Browser, site: str, width: int, scheme: str) -> None:
+    with visit(browser, site, DEMO, width=width, scheme=scheme) as seen:
         seen.assert_clean()
-        widths = seen.page.evaluate("[...document.querySelectorAll('svg.marks')].map(svg => svg.clientWidth)")
-        assert max(widths) <= 390
+        assert seen.page.evaluate("document.documentElement.dataset.theme") == scheme
+
+
+def test_on_a_phone_charts_fit_or_scroll_inside_themselves(browser: Browser, site: str) -> None:
+    with visit(browser, site, DEMO, width=390) as seen:
+        charts = "[...document.querySelectorAll('.dm-chart')]"
+        assert seen.page.evaluate(f"Math.max(...{charts}.map(one => one.clientWidth))") <= 390
+        wide = seen.page.evaluate(
+            f"{charts}.filter(one => one.scrollWidth > one.clientWidth).map(one => one.ariaLabel)"
+        )
+        assert all("4" in name for name in wide), "only cells that hold intervals need more than a phone"
 
 
 def test_code_is_folded_and_opens_with_the_keyboard(page: Page) -> None:
@@ -182,6 +196,46 @@ def test_code_is_folded_and_opens_with_the_keyboard(page: Page) -> None:
     folded.focus()
     page.keyboard.press("Enter")
     assert page.locator("details.hide").first.get_attribute("open") is not None
+
+
+def test_folded_code_that_shows_nothing_joins_the_next_toggle(page: Page) -> None:
+    lone = "[...document.querySelectorAll('.cell:has(> details.hide)')].filter(cell => !cell.querySelector('.cell_output'))"
+    assert (
+        page.evaluate(f"{lone}.filter(cell => cell.nextElementSibling?.matches('.cell:has(> details.hide)')).length")
+        == 0
+    )
+    assert (
+        page.evaluate(
+            "Math.max(...[...document.querySelectorAll('details.hide')].map(one => one.querySelectorAll('pre').length))"
+        )
+        > 1
+    )
+
+
+def test_every_icon_has_a_picture(page: Page) -> None:
+    icons = page.locator("i[class*=fa-], span[class*=fa-]")
+    masks = icons.evaluate_all("icons => icons.map(icon => getComputedStyle(icon).maskImage)")
+    assert masks and all(mask.startswith("url(") for mask in masks)
+
+
+def test_a_wide_table_takes_the_margin_and_becomes_cards_on_a_phone(page: Page) -> None:
+    page.evaluate(
+        """() => {
+          const cells = Array.from({length: 12}, (_, index) => `<td>column ${index}</td>`).join("");
+          document.querySelector(".dm-table tbody").innerHTML = `<tr>${cells}</tr>`;
+        }"""
+    )
+    frame = page.locator(".dm-table").first
+    try:
+        page.set_viewport_size({"width": 1300, "height": 900})
+        page.wait_for_function("document.querySelector('.dm-table').classList.contains('full-width')")
+        column = page.locator(".bd-article p").first.evaluate("text => text.clientWidth")
+        assert frame.evaluate("frame => frame.clientWidth") > column + 100
+        page.set_viewport_size({"width": 390, "height": 900})
+        page.wait_for_function("document.querySelector('.dm-table').classList.contains('dm-cards')")
+        assert frame.evaluate("frame => frame.scrollWidth - frame.clientWidth") <= 1
+    finally:
+        page.set_viewport_size({"width": 1280, "height": 900})
 
 
 def test_search_finds_the_page(browser: Browser, site: str) -> None:
@@ -218,8 +272,9 @@ def book() -> Iterator[str]:
 @pytest.mark.parametrize("path", PAGES or [""])
 def test_every_page_of_the_book_is_clean(browser: Browser, book: str, path: str) -> None:
     with visit(browser, book, path) as seen:
-        seen.page.wait_for_timeout(500)
+        seen.page.wait_for_load_state("networkidle")
         seen.assert_clean()
+        assert seen.weight(book, BOOK) <= FIRST_VIEW
         for link in seen.page.locator(".dm-download a").evaluate_all("links => links.map(a => a.href)"):
             assert seen.page.request.get(link).ok, link
 

@@ -103,6 +103,13 @@ def test_a_failing_chapter_stops_with_its_cell_and_error(tmp_path: Path) -> None
     assert (tmp_path / "out/bad.failed.ipynb").exists()
 
 
+def test_code_is_folded_unless_it_is_tagged_open() -> None:
+    tags = [[], ["open"], ["parameters"], ["remove-cell"]]
+    cells = [new_code_cell("x", metadata={"tags": list(tag)}) for tag in tags]
+    shown = build.for_reading(new_notebook(cells=cells))
+    assert [cell["metadata"]["tags"] for cell in shown["cells"]] == [["hide-input"], *tags[1:]]
+
+
 def test_kernels_get_threads_and_folders_and_nothing_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")

@@ -15,7 +15,9 @@ from packaging.version import Version
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-WANTED = [Requirement(line) for line in [*PROJECT["dependencies"], *EXTRAS["book"], *EXTRAS["test"]]]
+WANTED = [
+    Requirement(line) for line in [*PROJECT["dependencies"], *EXTRAS["book"], *EXTRAS["jupyter"], *EXTRAS["test"]]
+]
 LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines()]
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+from types import SimpleNamespace
 
 import altair as alt
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import vl_convert
 
 from dm_utils import charts
+from dm_utils.charts import bundle as chart_bundle
 
 METRICS = ["r2_error_norm", "r2_error_vector"]
 
@@ -101,8 +104,30 @@ def test_no_ink_is_fixed_to_one_theme(table: pd.DataFrame) -> None:
         assert {value for key, value in config[part].items() if key.lower().endswith("color")} == {"currentColor"}
 
 
-def test_html_for_other_front_ends_cannot_close_its_script(table: pd.DataFrame) -> None:
-    bundle = charts.render({"data": {"values": ["</SCRIPT ><img onerror=x>", "<!--"]}})
-    body = bundle["text/html"].split("embed(", 1)[1].rsplit("</script>", 1)[0]
-    assert "<" not in body
-    assert "\\u003c/SCRIPT \\u003e" in body
+def test_html_for_notebooks_cannot_close_its_script_and_names_no_other_host() -> None:
+    bundle = charts.render({"description": "a <b>", "data": {"values": ["</SCRIPT ><img onerror=x>", "<!--"]}})
+    data = bundle["text/html"].split('type="application/json">', 1)[1].split("</script>", 1)[0]
+    assert json.loads(data)["data"]["values"] == ["</SCRIPT ><img onerror=x>", "<!--"]
+    assert "<" not in data
+    assert 'aria-label="a &lt;b&gt;"' in bundle["text/html"]
+    assert "http" not in bundle["text/html"]
+
+
+def test_one_output_of_a_notebook_holds_the_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = SimpleNamespace(user_ns={"In": [""]}, execution_count=0)
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    monkeypatch.setattr(chart_bundle, "_bearer", None)
+    monkeypatch.delenv("DM_BOOK", raising=False)
+
+    def run(source: str, shown: int) -> list[bool]:
+        shell.user_ns["In"].append(source)
+        shell.execution_count += 1
+        return ["DecompressionStream" in charts.render({})["text/html"] for _ in range(shown)]
+
+    assert run("first", 2) == [True, False]
+    assert run("second", 1) == [False]
+    assert run("first", 2) == [True, False], "a cell that runs again keeps the bundle that it held"
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
+    assert run("third", 1) == [True], "Colab shows each output in a frame of its own"
+    monkeypatch.setenv("DM_BOOK", "1")
+    assert run("fourth", 1) == [False]

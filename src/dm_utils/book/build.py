@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-FACE_ONLY = {"book/build.py", "book/cli.py"}  # modules that no chapter imports
+FACE_ONLY = {"book/build.py", "book/cli.py", "charts/static/draw_charts.js"}  # what no chapter's result depends on
 LAST = {"results", "scoreboard"}  # pages about the other chapters' results, and about the published ones
 
 
@@ -146,11 +146,11 @@ def kernel_environment(tables: Path, store: Path, jobs: int) -> Iterator[None]:
 
 
 def for_reading(notebook: dict[str, Any]) -> dict[str, Any]:
-    """Fold the code away, except the parameters, and forget this machine's paths and the time of day."""
+    """Fold the code away, except the parameters and what is tagged ``open``; forget this machine's paths and the time."""
     notebook["metadata"].pop("papermill", None)
     for cell in notebook["cells"]:
         cell["metadata"] = {"tags": cell["metadata"].get("tags", [])}
-        settled = any("parameters" in tag or tag == "remove-cell" for tag in cell["metadata"]["tags"])
+        settled = any("parameters" in tag or tag in ("open", "remove-cell") for tag in cell["metadata"]["tags"])
         if cell["cell_type"] == "code" and not settled:
             cell["metadata"]["tags"].append("hide-input")
     return notebook
@@ -268,7 +268,8 @@ def build_site(layout: Layout) -> None:
     config = [
         layout.root / "_config.yml",
         layout.root / "book/_toc.yml",
-        *sorted((layout.root / "book/_ext").glob("*.*")),
+        layout.root / "src/dm_utils/charts/static/draw_charts.js",
+        *sorted(path for name in ("_ext", "_templates") for path in (layout.root / "book" / name).rglob("*.*")),
     ]
     key, stamp = digest(*[path.read_bytes() for path in config]), layout.build / "site.key"
     if not stamp.exists() or stamp.read_text() != key:

@@ -5,11 +5,11 @@ Ink is ``currentColor``, so that one chart serves light and dark pages.
 
 from __future__ import annotations
 
-import json
-import uuid
 from typing import Any
 
 import altair as alt
+
+from dm_utils.charts.bundle import notebook_html
 
 COLORS = {
     "linear": "#2f7fc1",
@@ -23,12 +23,6 @@ COLORS = {
 
 
 VEGALITE_MIME = "application/vnd.vegalite.v6+json"
-PAGE = """<div id="{name}" style="width:100%;overflow-x:auto"></div><script type="module">
-import embed from "https://cdn.jsdelivr.net/npm/vega-embed@7/+esm";
-embed("#{name}", {spec}, {{mode: "vega-lite", renderer: "svg", actions: false}});
-</script>"""
-
-
 INK = "currentColor"
 
 
@@ -56,10 +50,9 @@ def theme() -> alt.theme.ThemeConfig:
 
 
 def render(spec: dict[str, Any], **_options: Any) -> dict[str, Any]:
-    """Return the chart for the book (its JSON) and for Colab and other front ends (HTML with ``<`` escaped)."""
-    safe = json.dumps(spec).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    page = PAGE.format(name=f"dm-{uuid.uuid4().hex[:12]}", spec=safe)
-    return {VEGALITE_MIME: spec, "text/html": page, "text/plain": spec.get("description", "Altair chart")}
+    """Return the chart for the book (its JSON) and for Jupyter and other front ends (HTML that needs no network)."""
+    text = spec.get("description", "Altair chart")
+    return {VEGALITE_MIME: spec, "text/html": notebook_html(spec), "text/plain": text}
 
 
 alt.renderers.register("dark-matter", render)

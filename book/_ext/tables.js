@@ -1,0 +1,33 @@
+// A table that does not fit its column first takes the margin, then closer cells; on a phone each of its rows becomes a card.
+const PHONE = 600; // px
+const steps = () => (innerWidth <= PHONE ? ["dm-tight", "dm-cards"] : ["full-width", "dm-tight"]);
+const tables = [...document.querySelectorAll(".bd-article table:not(.highlighttable)")];
+
+for (const table of tables) {
+  const heads = [...table.querySelectorAll("thead tr:last-child th")].map((cell) => cell.textContent.trim());
+  for (const row of table.tBodies[0]?.rows || []) {
+    [...row.cells].forEach((cell, index) => { if (heads[index]) cell.dataset.head = heads[index]; });
+  }
+  if (!table.closest(".dm-table")) {
+    const frame = Object.assign(document.createElement("div"), { className: "dm-frame" });
+    (table.closest(".pst-scrollable-table-container") || table).before(frame);
+    frame.append(frame.nextElementSibling);
+  }
+}
+
+function fit(table) {
+  const frame = table.closest(".dm-table, .dm-frame");
+  frame.classList.remove("full-width", "dm-tight", "dm-cards");
+  for (const step of steps()) {
+    if (table.offsetWidth <= frame.clientWidth + 1) break;
+    frame.classList.add(step);
+  }
+}
+
+let width = 0;
+new ResizeObserver(() => {
+  if (innerWidth === width) return;
+  width = innerWidth;
+  tables.forEach(fit);
+}).observe(document.documentElement);
+tables.forEach(fit); // before the theme looks for what reaches into the margin, where it folds the page's contents

@@ -1,0 +1,127 @@
+"""A chapter in a real JupyterLab that can reach no other host: every chart drawn, the widget live, nothing lost on reopening."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from demo import ROOT
+from playwright.sync_api import Browser, Page
+from site_browser import find_browser, launch, watch
+
+CHAPTER = "04_4_per_token.ipynb"
+CHARTS = 2
+FINISHED = r"/\[\d+\]/.test([...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].at(-1)?.textContent)"
+DRAWN = f"document.querySelectorAll('.dm-chart[data-drawn] svg.marks').length === {CHARTS}"
+
+
+def free_port() -> int:
+    """Return a port that nothing listens to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def command(folder: Path, port: int) -> list[str]:
+    """Return what `make jupyter` runs, for the chapters of ``folder``, without a browser or a password."""
+    options = f"--no-browser --allow-root --port={port} --IdentityProvider.token="
+    make = ["make", "--dry-run", "jupyter", f"CHAPTERS={folder}", f"ARGS={options}"]
+    printed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    words = shlex.split(printed.replace("\\\n", " ").splitlines()[-1])
+    return words[next(index for index, word in enumerate(words) if word.endswith("/jupyter")) :]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a JupyterLab, with settings of its own, that holds one chapter at a size that runs in seconds."""
+    find_browser()
+    pytest.importorskip("jupyterlab", reason="no JupyterLab here: `make test` installs it")
+    folder = tmp_path_factory.mktemp("jupyter")
+    chapters = folder / "chapters"
+    chapters.mkdir()
+    source = (ROOT / "notebooks" / CHAPTER).read_text()
+    assert source.count("n_contexts = None") == 1
+    (chapters / CHAPTER).write_text(source.replace("n_contexts = None", "n_contexts = 24"))
+    places = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "DM_STORE", "DM_TABLES")}
+    port = free_port()
+    address = f"http://127.0.0.1:{port}/"
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command(chapters, port), cwd=ROOT, env=os.environ | places, stdout=log, stderr=log)
+        try:
+            client = httpx.Client(transport=httpx.HTTPTransport(retries=12))  # waits longer each time, a minute in all
+            client.get(f"{address}api", timeout=60).raise_for_status()
+            yield address
+        finally:
+            server.terminate()
+            server.wait()
+    shutil.rmtree(chapters)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launch() as chromium:
+        yield chromium
+
+
+def open_chapter(page: Page, address: str) -> None:
+    """Open the chapter and wait until its first cells are there."""
+    page.goto(f"{address}lab/tree/{CHAPTER}?reset")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+
+
+def walk(page: Page) -> None:
+    """Scroll through the chapter once: JupyterLab renders what comes into view."""
+    cells = page.locator(".jp-Cell")
+    for index in range(cells.count()):
+        cells.nth(index).evaluate("cell => cell.scrollIntoView()")
+        page.wait_for_timeout(50)
+
+
+def outputs(address: str) -> list[dict]:
+    """Return the outputs of the saved chapter."""
+    cells = httpx.get(f"{address}api/contents/{CHAPTER}").json()["content"]["cells"]
+    return [output for cell in cells for output in cell.get("outputs", [])]
+
+
+def test_a_chapter_is_drawn_and_live_in_jupyterlab_without_a_network(browser: Browser, lab: str) -> None:
+    with watch(browser, lab) as seen:
+        page = seen.page
+        open_chapter(page, lab)
+        page.get_by_text("| Idle").wait_for()  # the kernel, in the status bar
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.wait_for_function(FINISHED)
+        walk(page)
+        page.wait_for_function(DRAWN)
+        page.locator(".dm-strip-tokens").focus()
+        page.keyboard.press("ArrowRight")
+        assert "token 2:" in page.locator(".dm-strip-detail").inner_text()
+        ink = page.locator(".dm-chart svg .role-axis-label text").first
+        light = ink.evaluate("text => getComputedStyle(text).fill")
+        page.evaluate(
+            "document.body.style.setProperty('--jp-content-font-color1', 'rgb(250, 250, 250)')"
+        )  # as dark themes do
+        assert light != "rgb(250, 250, 250)" == ink.evaluate("text => getComputedStyle(text).fill")
+        page.keyboard.press("Control+s")
+        page.wait_for_function("!document.querySelector('.jp-mod-dirty')")
+        assert not seen.outside
+        assert not seen.errors
+    bundles = [output for output in outputs(lab) if "DecompressionStream" in json.dumps(output)]
+    assert len(bundles) == 1, "one bundle for the notebook, however many charts it has"
+    assert len(json.dumps(bundles)) < 700_000
+
+
+def test_a_saved_chapter_shows_its_charts_when_it_is_opened_again(browser: Browser, lab: str) -> None:
+    with watch(browser, lab) as seen:
+        open_chapter(seen.page, lab)
+        walk(seen.page)
+        seen.page.wait_for_function(DRAWN)
+        assert not seen.outside
