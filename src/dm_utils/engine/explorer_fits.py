@@ -1,0 +1,105 @@
+"""What the explorer needs of an SAE beyond its weights, fitted once on a profile's own tokens and kept in the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dm_utils import saes
+from dm_utils.baselines import group_means
+from dm_utils.engine.explorer_contract import CONTEXTS
+from dm_utils.store import Arrays, content_key, file_sha256
+
+if TYPE_CHECKING:
+    from dm_utils.profiles import Component
+    from dm_utils.saes import SaeRef
+    from dm_utils.study import Study
+
+POOL = 1024  # tokens of the profile's text among which the nearest are looked for
+
+
+def fitted(study: Study, ref: SaeRef) -> Arrays:
+    """The error map and what predicts the error norm, float32.
+
+    Returns
+    -------
+    dict
+        `coef` [d, d] and `intercept` [d]: LinearError (Eq. 14). `mean` [d]: of x over the fitting tokens. `probe` [d] and
+        `probe_intercept` [1]: ‖SaeError(x)‖² from x (Eq. 10). `lookup` [vocabulary]: its mean over the fitting tokens of
+        the same identity, or over all of them for a token that is not among them.
+    """
+
+    def compute() -> tuple[Any, Arrays]:
+        site, linear = study.site(ref.layer, ref.component), study.error_map(ref)
+        target = torch.from_numpy(study.token_scalars(ref)["error_norm2"]).double()[:, None]
+        scale = float(target.max())
+        probe = site.design.fit_map(lambda rows, x: (target[rows] / scale).to(x.device))
+        means = group_means(target, site.token_id, site.split)
+        lookup = target[site.split.fit].mean().repeat(len(study.tokenizer))
+        lookup[torch.unique(site.token_id)] = means.table[:, 0]
+        arrays = {"coef": linear.coef, "intercept": linear.intercept, "mean": site.design.mean, "lookup": lookup}
+        arrays |= {"probe": probe.coef[:, 0] * scale, "probe_intercept": probe.intercept * scale}
+        return None, {name: value.float().cpu().numpy() for name, value in arrays.items()}
+
+    return study.store.get_or_compute("explorer_fits", _key(study, ref), compute)[1]
+
+
+def strongest(study: Study, ref: SaeRef) -> Arrays:
+    """Where each latent is strongest: `context`, `position` uint16 and `value` float32, each [latent, CONTEXTS].
+
+    At most one token of a context; a value is the length of what the latent writes, 0 where there are fewer.
+    """
+
+    def compute() -> tuple[Any, Arrays]:
+        site, sae = study.site(ref.layer, ref.component), study.load_sae(ref)
+        best = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))  # latent, row, value
+        for rows, x in site.design.blocks():
+            code = saes.codes(sae, x)
+            row = torch.repeat_interleave(torch.arange(len(x), device=x.device), code.l0).cpu() + rows.start
+            found = (code.indices.cpu().numpy(), row.numpy(), lengths(sae, code.indices, code.values).cpu().numpy())
+            together = [np.concatenate(pair) for pair in zip(best, found, strict=True)]
+            best = _top(*together, site.context.numpy())
+        latent, row, value = best
+        place = np.arange(len(latent)) - np.searchsorted(latent, latent)
+        arrays = {name: np.zeros((ref.d_sae, CONTEXTS), np.uint16) for name in ("context", "position")}
+        arrays["value"] = np.zeros((ref.d_sae, CONTEXTS), np.float32)
+        columns = {"context": site.context.numpy()[row], "position": site.position.numpy()[row], "value": value}
+        for name, column in columns.items():
+            arrays[name][latent, place] = column
+        return None, arrays
+
+    return study.store.get_or_compute("explorer_strongest", _key(study, ref), compute)[1]
+
+
+def _top(latent: np.ndarray, row: np.ndarray, value: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of each latent the `CONTEXTS` largest values, at most one per context, sorted by latent and value."""
+    order = np.lexsort((row, -value, latent))
+    latent, row, value = latent[order], row[order], value[order]
+    pairs = latent * (int(context.max()) + 1) + context[row]
+    first = np.sort(np.unique(pairs, return_index=True)[1])
+    latent, row, value = latent[first], row[first], value[first]
+    kept = np.arange(len(latent)) - np.searchsorted(latent, latent) < CONTEXTS
+    return latent[kept], row[kept], value[kept]
+
+
+def lengths(sae: Any, latents: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The length of what active latents write: their value times the norm of their decoder row."""
+    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+        return values
+    return values * sae.W_dec.norm(dim=-1)[latents]
+
+
+def pool(study: Study, layer: int, component: Component = "resid") -> Arrays:
+    """Some kept tokens of a site: `x` float16 [POOL, d], `context` and `position` uint16 [POOL]."""
+    site = study.site(layer, component)
+    rows = np.sort(np.random.default_rng(study.profile.seed).permutation(len(site.x))[:POOL])
+    arrays = {name: getattr(site, name).numpy()[rows].astype(np.uint16) for name in ("context", "position")}
+    return {"x": site.x[torch.from_numpy(rows)].half().numpy()} | arrays
+
+
+def _key(study: Study, ref: SaeRef) -> dict[str, Any]:
+    here = file_sha256(Path(__file__))
+    return {"result": content_key(study.result_key(ref)), "module": here, "contexts": CONTEXTS}
