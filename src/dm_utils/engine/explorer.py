@@ -77,7 +77,7 @@ class Kernel:
         entries = [{name: getattr(ref, name) for name in about} | {"size": 0} for ref in self.refs.values()]
         answer = {"profile": p.name, "title": p.title, "default": self.study.sae().id, "saes": entries}
         answer |= {"skip": p.skip, "n_contexts": p.n_contexts, "max_tokens": contract.MAX_TOKENS}
-        return answer | {"examples": contract.EXAMPLES}
+        return answer | {"examples": contract.EXAMPLES, "size": 0}
 
     def _context(self, request: contract.Context) -> dict[str, Any]:
         if not 0 <= request.index < len(self.study.contexts):

@@ -103,7 +103,7 @@ class SaeEntry(_Shape):
 
 
 class Description(_Shape):
-    """What there is: SAEs, contexts, and the first position that the error maps were fitted at."""
+    """What there is: SAEs, contexts, the first position that the error maps were fitted at, and the bytes to fetch before any SAE."""
 
     profile: str
     title: str
@@ -111,6 +111,7 @@ class Description(_Shape):
     skip: int
     n_contexts: int
     max_tokens: int
+    size: int
     examples: dict[str, str]
     saes: list[SaeEntry]
 

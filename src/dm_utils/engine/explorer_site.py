@@ -56,6 +56,7 @@ def write_site(study: Study, folder: Path, refs: Sequence[SaeRef] | None = None)
     weights = _put(folder, "model", "safetensors", (source / "model.safetensors").read_bytes())
     manifest["model"] = weights | {"config": json.loads((source / "config.json").read_text())}
     manifest["tokenizer"] = _put(folder, "tokenizer", "json", _compact(json.loads(words)))
+    manifest["about"]["size"] = manifest["model"]["size"] + manifest["tokenizer"]["size"]
     manifest["corpus"] = _put_arrays(folder, "contexts", {"contexts": study.contexts.numpy().astype(np.uint16)})
     pools = {layer: _put_arrays(folder, f"pool_{layer}", fits.pool(study, layer)) for layer in {r.layer for r in refs}}
     manifest["saes"] = [_entry(study, folder, ref) | {"pool": pools[ref.layer]} for ref in refs]
@@ -66,7 +67,7 @@ def write_site(study: Study, folder: Path, refs: Sequence[SaeRef] | None = None)
 
 def recorded(kernel: Kernel, manifest: dict[str, Any]) -> list[list[Any]]:
     """The requests that a fresh page makes and their answers, so that it has something to say before it fetches any weight."""
-    about = kernel.answer({"kind": "describe"}) | {"saes": [entry["about"] for entry in manifest["saes"]]}
+    about = manifest["about"] | {"saes": [entry["about"] for entry in manifest["saes"]]}
     text, sae = next(iter(contract.EXAMPLES.values())), about["default"]
     tokens = kernel.answer({"kind": "decompose", "text": text, "sae": sae})
     share = np.array(tokens["nonlinear_norm2"]) / np.array(tokens["variance"])
