@@ -29,7 +29,10 @@ export function number(value) {
   return text.replace("-", "−");
 }
 
-export const percent = (share) => `${number(100 * share)} %`;
+export const percent = (share) => (share !== 0 && Math.abs(share) < 1e-4 ? `${share < 0 ? "> −" : "< "}0.01 %` : `${number(100 * share)} %`);
+
+/** A cosine with two decimals. */
+export const cosineText = (value) => value.toFixed(2).replace("-", "−").replace(/^−(0\.00)$/, "$1");
 
 const NAMED = { "\n": "⏎", "\t": "⇥", "\r": "␍", " ": "␣" };
 

@@ -212,7 +212,7 @@ export class Explorer {
       return parts;
     };
     const [first, second] = this.answers.map((one, i) => say(one, this.ids[i])), plural = count === 1 ? "this token" : `these ${count} tokens`;
-    this.message.replaceChildren(`On ${plural} `, ...first, ...(second ? [make("br"), "Beside it, ", ...second] : []));
+    this.message.replaceChildren(`On ${plural} the SAE `, ...first, ...(second ? [make("br"), "Beside it, the SAE ", ...second] : []));
     if (answer.truncated) this.message.append(` Only the first ${count} tokens of the text are used.`);
     if (count && answer.tokens.length <= this.about.skip * 2) this.message.append(this.early());
   }

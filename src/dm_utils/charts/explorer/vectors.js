@@ -23,7 +23,15 @@ function arrow(from, to, part, label) {
   group.append(draw("line", { x1: from[0], y1: from[1], x2: base[0], y2: base[1] }));
   group.append(draw("polygon", { points: [to, [base[0] + half[0], base[1] + half[1]], [base[0] - half[0], base[1] - half[1]]].map((p) => p.join(",")).join(" ") }));
   group.append(draw("title", {}, label));
+  if (length > 40) group.append(sideLabel(from, to, unit, label.split(":")[0]));
   return group;
+}
+
+/** A name beside the middle of an arrow, on its left as it points. */
+function sideLabel(from, to, [a, b], name) {
+  const at = [(from[0] + to[0]) / 2 + 7 * b, (from[1] + to[1]) / 2 - 7 * a];
+  const anchor = b > 0.5 ? "start" : b < -0.5 ? "end" : "middle";
+  return draw("text", { x: at[0], y: at[1] + (Math.abs(b) > 0.5 ? 4 : 0), "text-anchor": anchor }, name);
 }
 
 /** The picture, and a table of norms and angles beside it. */
@@ -32,9 +40,9 @@ export function vectorPicture(view) {
   const left = Math.min(...points.map((p) => p[0])), right = Math.max(...points.map((p) => p[0]));
   const low = Math.min(...points.map((p) => p[1])), high = Math.max(...points.map((p) => p[1]));
   const scale = Math.min(wide / (right - left || 1), 230 / (high - low || 1));
-  const place = ([a, b]) => [12 + (a - left) * scale, 14 + (high - b) * scale];
-  const height = 28 + (high - low) * scale, said = NAMES.map((name, i) => `${name} ${number(view.norms[i])}`).join(", ");
-  const picture = draw("svg", { viewBox: `0 0 ${wide + 24} ${height}`, class: "dmx-picture", role: "img", "aria-label": `Lengths to scale: ${said}` });
+  const place = ([a, b]) => [12 + (a - left) * scale, 22 + (high - b) * scale];
+  const height = 40 + (high - low) * scale, said = NAMES.map((name, i) => `${name} ${number(view.norms[i])}`).join(", ");
+  const picture = draw("svg", { viewBox: `0 0 ${wide + 84} ${height}`, class: "dmx-picture", role: "img", "aria-label": `Lengths to scale: ${said}` });
   const sides = [[o, end, 0], [o, tip, 1], [tip, end, 2], [tip, bend, 3], [bend, end, 4]];
   for (const [from, to, i] of sides) picture.append(arrow(place(from), place(to), CLASSES[i], `${NAMES[i]}: ${number(view.norms[i])}`));
   return make("div", { className: "dmx-vectors" }, picture, angleTable(view));
