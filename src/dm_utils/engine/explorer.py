@@ -97,10 +97,10 @@ class Kernel:
         cut = len(ids) > contract.MAX_TOKENS or len(text) > contract.MAX_CHARACTERS
         return torch.tensor(ids[: contract.MAX_TOKENS]), cut
 
-    def split(self, text: str, sae_id: str) -> Split:
+    def split(self, text: str, sae: str) -> Split:
         """Every vector of a text under an SAE."""
-        require(sae_id, self.refs, "SAE")
-        return self._splits.get_or((text, sae_id), lambda: self._split(text, self.refs[sae_id]))
+        require(sae, self.refs, "SAE")
+        return self._splits.get_or((text, sae), lambda: self._split(text, self.refs[sae]))
 
     def _split(self, text: str, ref: SaeRef) -> Split:
         ids, sae = self.encode(text)[0], self._saes.get_or(ref.id, lambda: self.study.load_sae(ref))

@@ -11,6 +11,7 @@ import torch
 from dm_utils import saes
 from dm_utils.baselines import group_means
 from dm_utils.engine.explorer_contract import CONTEXTS
+from dm_utils.regression import Bootstrap, Estimate, HeldOutSums
 from dm_utils.store import Arrays, content_key, file_sha256
 
 if TYPE_CHECKING:
@@ -45,6 +46,18 @@ def fitted(study: Study, ref: SaeRef) -> Arrays:
         return None, {name: value.float().cpu().numpy() for name, value in arrays.items()}
 
     return study.store.get_or_compute("explorer_fits", _key(study, ref), compute)[1]
+
+
+def probe_wins(study: Study, ref: SaeRef) -> Estimate:
+    """The share of held-out tokens whose ‖SaeError(x)‖² the probe on x tells better than the mean of their token does."""
+    site, found = study.site(ref.layer, ref.component), fitted(study, ref)
+    error = study.token_scalars(ref)["error_norm2"]
+    probe = site.x.numpy() @ found["probe"] + found["probe_intercept"]
+    wins = np.abs(probe - error) < np.abs(found["lookup"][site.token_id.numpy()] - error)
+    sums = HeldOutSums(site.split)
+    sums.add(slice(0, len(wins)), win=torch.from_numpy(wins).double())
+    resampled = Bootstrap(sums.totals, study.profile.n_bootstrap, study.profile.seed)
+    return resampled.estimate(lambda s: s["win"][:, 0] / s["n"][:, 0])
 
 
 def strongest(study: Study, ref: SaeRef) -> Arrays:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +33,18 @@ LIMITS = {
 }
 
 
-def write_site(study: Study, folder: Path, refs: Sequence[SaeRef] | None = None) -> dict[str, Any]:
+def write_site(
+    study: Study, folder: Path, refs: Sequence[SaeRef] | None = None, first: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Write the data of the page's own engine into `folder` and return its manifest.
 
     Every file's name holds a digest of its content, so that a browser may keep it; `manifest.json` names them.
 
     Parameters
     ----------
-    refs : the SAEs to offer; by default every TopK and JumpReLU SAE of the residual stream, at every layer.
+    refs : the SAEs to offer; by default those of the residual stream at every layer.
+    first : the `text`, `sae` and `position` that a fresh page shows; by default the first example, the profile's own SAE
+        and the token with the largest share of nonlinear error.
 
     Raises
     ------
@@ -61,17 +65,29 @@ def write_site(study: Study, folder: Path, refs: Sequence[SaeRef] | None = None)
     pools = {layer: _put_arrays(folder, f"pool_{layer}", fits.pool(study, layer)) for layer in {r.layer for r in refs}}
     manifest["saes"] = [_entry(study, folder, ref) | {"pool": pools[ref.layer]} for ref in refs]
     write_atomic(folder / "manifest.json", _compact(manifest))
-    write_atomic(folder / "recorded.json", _compact(recorded(kernel, manifest)))
+    write_atomic(folder / "recorded.json", _compact(recorded(kernel, manifest, first or {})))
+    _remove_others(folder, manifest)
     return manifest
 
 
-def recorded(kernel: Kernel, manifest: dict[str, Any]) -> list[list[Any]]:
+def _remove_others(folder: Path, manifest: dict[str, Any]) -> None:
+    """Leave no file of an earlier run behind."""
+    entries = [entry[part] for entry in manifest["saes"] for part in ("weights", "fitted", "strongest", "pool")]
+    entries += [manifest[part] for part in ("model", "tokenizer", "corpus")]
+    kept = {entry["file"] for entry in entries} | {"manifest.json", "recorded.json"}
+    for path in folder.iterdir():
+        if path.name not in kept:
+            path.unlink()
+
+
+def recorded(kernel: Kernel, manifest: dict[str, Any], first: Mapping[str, Any]) -> list[list[Any]]:
     """The requests that a fresh page makes and their answers, so that it has something to say before it fetches any weight."""
     about = manifest["about"] | {"saes": [entry["about"] for entry in manifest["saes"]]}
-    text, sae = next(iter(contract.EXAMPLES.values())), about["default"]
+    text, sae = first.get("text", next(iter(contract.EXAMPLES.values()))), first.get("sae", about["default"])
     tokens = kernel.answer({"kind": "decompose", "text": text, "sae": sae})
     share = np.array(tokens["nonlinear_norm2"]) / np.array(tokens["variance"])
-    position = int(share[1:-1].argmax()) + 1  # the token whose dark matter is the largest share
+    striking = int(share[1:-1].argmax()) + 1 if len(share) > 2 else len(share) - 1  # as the front end chooses
+    position = min(first.get("position", striking), len(share) - 1)
     pairs = [[{"kind": "describe"}, about]]
     for kind in ("decompose", "look", "intervene"):
         request = {"kind": kind, "text": text, "sae": sae} | ({"position": position} if kind != "decompose" else {})

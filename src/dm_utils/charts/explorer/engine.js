@@ -182,7 +182,8 @@ export class Engine {
     return { here: kept.map((t) => ({ position: t, cosine: near[t] })), there };
   }
 
-  async intervene(request) {
+  async intervene(given) {
+    const request = { everywhere: true, linear: 0, nonlinear: 0, latents: {}, ...given };
     const split = await this.split(request.text, request.sae), { limits } = await this.manifest(), t = request.position;
     check(split, t);
     const size = split.tokenizer.vocabulary.size, row = (logits, at) => logSoftmax(logits.subarray(at * size, (at + 1) * size));
@@ -202,7 +203,7 @@ export class Engine {
 }
 
 /** What takes the place of x: Sae(x) + a·linear + b·nonlinear + Σ (factor − 1)·latent. */
-function spliced({ vectors, codes, sae }, { position, everywhere = true, linear = 0, nonlinear = 0, latents = {} }) {
+function spliced({ vectors, codes, sae }, { position, everywhere, linear, nonlinear, latents }) {
   const put = add(add(vectors.sae, vectors.linear, linear), vectors.nonlinear, nonlinear), d = sae.d;
   for (const [name, factor] of Object.entries(latents)) {
     if (!/^\d+$/.test(name) || Number(name) >= sae.width) throw new Error(`latent ${name}: there are latents 0 to ${sae.width - 1}`);

@@ -9,16 +9,19 @@ import { SHADES, striking, TokenStrip, totals } from "./tokens.js";
 const PAUSE = 250; // ms without a key before a text is computed
 
 export class Explorer {
-  /** `backend.ask(request)` answers as `explorer_contract.py` says; `useAddress`: keep the state in the page's address. */
-  constructor(node, backend, { useAddress = false } = {}) {
-    Object.assign(this, { node, backend, useAddress, turns: {}, answers: [] });
+  /**
+   * `backend.ask(request)` answers as `explorer_contract.py` says. `useAddress`: keep the state in the page's address.
+   * `given`: the part of the first state that the notebook chose.
+   */
+  constructor(node, backend, { useAddress = false, given = {} } = {}) {
+    Object.assign(this, { node, backend, useAddress, given, turns: {}, answers: [] });
     backend.onNews = (news) => this.news(news);
   }
 
   async start() {
     try {
       this.about = await this.backend.ask({ kind: "describe" });
-      this.state = fromHash(this.useAddress ? location.hash : "", this.about);
+      this.state = fromHash(this.useAddress ? location.hash : "", this.about, this.given);
       this.build();
       await this.compute();
     } catch (error) {
@@ -106,7 +109,7 @@ export class Explorer {
   }
 
   remember() {
-    if (this.useAddress) history.replaceState(null, "", toHash(this.state, this.about) || location.pathname + location.search);
+    if (this.useAddress) history.replaceState(null, "", toHash(this.state, this.about, this.given) || location.pathname + location.search);
   }
 
   // --- what is computed ------------------------------------------------------------------------------------

@@ -7,16 +7,16 @@ export function saeName({ architecture, d_sae: width, l0, layer, component }, wi
   return `${kind}, ${width.toLocaleString("en")} latents, L0 ${Number(l0.toPrecision(3))}${withLayer ? `, ${site}layer ${layer}` : ""}`;
 }
 
-export function initialState(about) {
+export function initialState(about, given = {}) {
   return {
     text: Object.values(about.examples)[0], sae: about.default, pin: "", shade: "nonlinear", position: null,
-    everywhere: true, linear: 0, nonlinear: 0, latents: {},
+    everywhere: true, linear: 0, nonlinear: 0, latents: {}, ...given,
   };
 }
 
 /** The parts of a state that differ from the initial one, as the fragment of an address. */
-export function toHash(state, about) {
-  const first = initialState(about), held = new URLSearchParams();
+export function toHash(state, about, given = {}) {
+  const first = initialState(about, given), held = new URLSearchParams();
   for (const name of ["text", "sae", "pin", "shade", "position", "everywhere", "linear", "nonlinear"]) {
     if (state[name] !== first[name] && state[name] !== null) held.set(name, String(state[name]));
   }
@@ -25,8 +25,8 @@ export function toHash(state, about) {
 }
 
 /** The state that a fragment holds over the initial one; whatever it says that is not there is left out. */
-export function fromHash(hash, about) {
-  const state = initialState(about);
+export function fromHash(hash, about, given = {}) {
+  const state = initialState(about, given);
   if (!hash.startsWith("#explore&")) return state;
   const held = new URLSearchParams(hash.slice("#explore&".length)), known = (id) => about.saes.some((sae) => sae.id === id);
   if (held.has("text")) state.text = held.get("text");

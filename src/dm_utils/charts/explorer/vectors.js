@@ -23,11 +23,11 @@ function arrow(from, to, part, label) {
   group.append(draw("line", { x1: from[0], y1: from[1], x2: base[0], y2: base[1] }));
   group.append(draw("polygon", { points: [to, [base[0] + half[0], base[1] + half[1]], [base[0] - half[0], base[1] - half[1]]].map((p) => p.join(",")).join(" ") }));
   group.append(draw("title", {}, label));
-  if (length > 40) group.append(sideLabel(from, to, unit, label.split(":")[0]));
+  if (length > 40) group.append(sideLabel(from, to, part === "error" ? unit.map((value) => -value) : unit, label.split(":")[0]));
   return group;
 }
 
-/** A name beside the middle of an arrow, on its left as it points. */
+/** A name beside the middle of an arrow, on the left of the direction that is given. */
 function sideLabel(from, to, [a, b], name) {
   const at = [(from[0] + to[0]) / 2 + 7 * b, (from[1] + to[1]) / 2 - 7 * a];
   const anchor = b > 0.5 ? "start" : b < -0.5 ? "end" : "middle";
