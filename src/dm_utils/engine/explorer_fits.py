@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dm_utils.saes import SaeRef
     from dm_utils.study import Study
 
-POOL = 1024  # tokens of the profile's text among which the nearest are looked for
+POOL = 512  # tokens of the profile's text among which the nearest are looked for
 
 
 def fitted(study: Study, ref: SaeRef) -> Arrays:

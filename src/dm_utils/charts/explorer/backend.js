@@ -10,7 +10,7 @@ function keyOf(value) {
 }
 
 export class PageBackend {
-  /** `folder`: the address of the data; `onNews({text, share})`: what to tell the reader, `share` of a download from 0 to 1. */
+  /** `folder`: the address of the data; `onNews({text, bytes, notice})`: what to tell the reader; `bytes` fetched so far. */
   constructor(folder, onNews = () => {}) {
     Object.assign(this, { folder, onNews, patience: PATIENCE, pending: new Map(), count: 0, restarts: 0, failures: 0, live: false });
   }
@@ -82,7 +82,7 @@ export class PageBackend {
       this.failures = 0;
       return;
     }
-    this.onNews({ text: `The engine stopped (${reason}) and was started again.` });
+    this.onNews({ notice: `The engine stopped (${reason}) and was started again.` });
     for (const { request, resolve, reject } of owed) this.ask(request).then(resolve, reject);
   }
 }

@@ -142,6 +142,7 @@ export class Explorer {
 
   compute() {
     const { text } = this.state;
+    this.notice = "";
     return this.attempt("decompose", this.ids.map((sae) => ({ kind: "decompose", text, sae })), (...answers) => {
       this.answers = answers;
       const last = answers[0].tokens.length - 1;
@@ -224,13 +225,13 @@ export class Explorer {
     return make("small", {}, ` (The map was fitted at positions from ${this.about.skip} on; the bars of earlier tokens are paler.)`);
   }
 
-  news({ text, bytes }) {
+  news({ text = "", bytes, notice }) {
     if (!this.status) return;
+    if (notice) this.notice = notice;
     const first = this.about.size + this.sae(this.state.sae).size;
     if (bytes) this.bar.value = Math.min(1, bytes / first);
     this.bar.hidden = !(bytes && bytes < first);
-    if (text) this.status.textContent = text;
-    else if (!this.status.textContent.includes("started again")) this.status.textContent = "";
+    this.status.textContent = [this.notice, text].filter(Boolean).join(" ");
   }
 
   fail(error) {
@@ -246,7 +247,7 @@ export class Explorer {
       shown.hidden = false;
       await navigator.clipboard?.writeText(text).then(() => { said.textContent = `${what} copied.`; }, () => { said.textContent = `${what}: copy it from here.`; });
     };
-    const shown = make("pre", { className: "dmx-code", hidden: true, tabIndex: 0 });
+    const shown = make("pre", { className: "dmx-code", hidden: true, tabIndex: 0, "aria-label": "What is copied" });
     const save = () => {
       const link = make("a", { href: URL.createObjectURL(new Blob([asCsv(this.answers[0])], { type: "text/csv" })), download: "tokens.csv" });
       link.click();
