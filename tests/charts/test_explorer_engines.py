@@ -109,7 +109,14 @@ def test_every_kind_of_character_is_split_into_the_same_tokens(kernel: Kernel, a
 
 
 def test_all_of_the_error_put_back_changes_nothing(kernel: Kernel, ask: Ask) -> None:
-    request = {"kind": "intervene", "text": TEXTS["Code"], "sae": SAES[0], "position": 9, "linear": 1.0, "nonlinear": 1.0}
+    request = {
+        "kind": "intervene",
+        "text": TEXTS["Code"],
+        "sae": SAES[0],
+        "position": 9,
+        "linear": 1.0,
+        "nonlinear": 1.0,
+    }
     for answer in (kernel.answer(request), *ask([request])):
         assert answer["mean_kl"] == pytest.approx(0, abs=1e-6)
 

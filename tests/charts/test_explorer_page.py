@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import SAES
 from explorer_page import make_page
@@ -39,7 +39,9 @@ def site(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def settle(page: Page) -> None:
     """Wait until everything that was asked is drawn."""
     page.wait_for_selector(".dmx-next td")
-    page.wait_for_function("!document.querySelector('.dmx[aria-busy]') && !document.querySelector('.dmx').explorer.running")
+    page.wait_for_function(
+        "!document.querySelector('.dmx[aria-busy]') && !document.querySelector('.dmx').explorer.running"
+    )
 
 
 @pytest.fixture
@@ -160,7 +162,9 @@ def test_a_latent_can_be_switched_off(seen: Visit, kernel: Kernel) -> None:
     settle(seen.page)
     request = seen.page.evaluate("document.querySelector('.dmx').explorer.wanted")
     assert list(request["latents"].values()) == [0]
-    shown = seen.page.evaluate("document.querySelector('.dmx').explorer.backend.ask(document.querySelector('.dmx').explorer.wanted)")
+    shown = seen.page.evaluate(
+        "document.querySelector('.dmx').explorer.backend.ask(document.querySelector('.dmx').explorer.wanted)"
+    )
     same(kernel.answer(request), shown, "switched off")
     assert f"moves by {shown['kl']:.3g} nats" in seen.page.inner_text(".dmx-said")
 
@@ -176,13 +180,19 @@ def test_a_link_reproduces_the_state(seen: Visit, browser: Browser, site: str) -
     state, fragment = seen.page.evaluate(mark), seen.page.evaluate("location.hash")
     with visit(browser, site, PAGE + fragment) as again:
         settle(again.page)
-        assert again.page.evaluate(mark) == state == {"text": "A link & <its> text\n100 %", "sae": SAES[1], "position": 4, "linear": 1}
+        assert (
+            again.page.evaluate(mark)
+            == state
+            == {"text": "A link & <its> text\n100 %", "sae": SAES[1], "position": 4, "linear": 1}
+        )
         assert again.page.inner_text(".dmx-message") == seen.page.inner_text(".dmx-message")
         again.assert_clean()
 
 
-def test_the_python_that_is_copied_computes_the_same(seen: Visit, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    type_text(seen.page, "He said \"it's\"\\n\n— twice")
+def test_the_python_that_is_copied_computes_the_same(
+    seen: Visit, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    type_text(seen.page, 'He said "it\'s"\\n\n— twice')
     seen.page.get_by_role("button", name="Copy as Python").click()
     source = seen.page.locator(".dmx-code").text_content()
     monkeypatch.setattr("dm_utils.engine.explorer.Kernel", lambda study: kernel)
@@ -195,7 +205,7 @@ def test_the_python_that_is_copied_computes_the_same(seen: Visit, kernel: Kernel
 def test_the_papermill_command_is_one_shell_command_with_the_text(seen: Visit) -> None:
     import shlex
 
-    text = "it's; rm -rf / $(x) `y`\n\"z\""
+    text = 'it\'s; rm -rf / $(x) `y`\n"z"'
     type_text(seen.page, text)
     seen.page.get_by_role("button", name="papermill").click()
     words = shlex.split(seen.page.locator(".dmx-code").text_content())
@@ -236,7 +246,6 @@ def test_nothing_scrolls_sideways(browser: Browser, site: str, width: int, schem
 
 def test_an_hour_of_typing_does_not_fill_the_memory(seen: Visit) -> None:
     """Two hundred texts under changing SAEs: long after every cache has begun to let go."""
-    session = seen.page.context.new_cdp_session(seen.page)
     kept = seen.page.evaluate(
         """async (saes) => { const {backend} = document.querySelector('.dmx').explorer;
         for (let i = 0; i < 200; i++) await backend.ask({kind: 'decompose', text: `text number ${i}`, sae: saes[i % 3]});
@@ -244,7 +253,6 @@ def test_an_hour_of_typing_does_not_fill_the_memory(seen: Visit) -> None:
         list(SAES),
     )
     assert kept == 0
-    session.send("HeapProfiler.enable")
-    session.send("HeapProfiler.collectGarbage")
-    used = json.loads(seen.page.evaluate("JSON.stringify(performance.memory.usedJSHeapSize)"))
-    assert used < 300e6
+    renderers = [one for one in psutil.Process().children(recursive=True) if "--type=renderer" in one.cmdline()]
+    used = [one.memory_full_info().uss for one in renderers]  # the worker's memory too: it lives in the tab's process
+    assert used and max(used) < 300e6, used

@@ -75,7 +75,7 @@ class Kernel:
         p = self.study.profile
         about = ("id", "layer", "component", "architecture", "d_sae", "l0")
         entries = [{name: getattr(ref, name) for name in about} | {"size": 0} for ref in self.refs.values()]
-        answer = {"profile": p.name, "title": p.title, "default": self.study.sae().id, "saes": entries}
+        answer: dict[str, Any] = {"profile": p.name, "title": p.title, "default": self.study.sae().id, "saes": entries}
         answer |= {"skip": p.skip, "n_contexts": p.n_contexts, "max_tokens": contract.MAX_TOKENS}
         return answer | {"examples": contract.EXAMPLES, "size": 0}
 
@@ -223,7 +223,7 @@ class Kernel:
         before, after = (self.log_p(split, v).cpu() for v in (None, vectors))
         kl = (before.exp() * (before - after)).sum(-1)
         changed = kl[1:] if request.everywhere else kl[t:]
-        answer = {"kl": float(kl[t]), "mean_kl": float(changed.mean()) if len(changed) else 0.0}
+        answer: dict[str, Any] = {"kl": float(kl[t]), "mean_kl": float(changed.mean()) if len(changed) else 0.0}
         for name, log_p in {"before": before, "after": after}.items():
             top = log_p[t].topk(min(contract.NEXT, log_p.shape[1])).indices
             columns = (self.study.token_text(top), before[t, top].exp().tolist(), after[t, top].exp().tolist())

@@ -68,13 +68,13 @@ def strongest(study: Study, ref: SaeRef) -> Arrays:
 
     def compute() -> tuple[Any, Arrays]:
         site, sae = study.site(ref.layer, ref.component), study.load_sae(ref)
-        best = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))  # latent, row, value
+        best: list[np.ndarray] = [np.empty(0, kind) for kind in (int, int, np.float32)]  # latent, row, value
         for rows, x in site.design.blocks():
             code = saes.codes(sae, x)
             row = torch.repeat_interleave(torch.arange(len(x), device=x.device), code.l0).cpu() + rows.start
-            found = (code.indices.cpu().numpy(), row.numpy(), lengths(sae, code.indices, code.values).cpu().numpy())
-            together = [np.concatenate(pair) for pair in zip(best, found, strict=True)]
-            best = _top(*together, site.context.numpy())
+            values = lengths(sae, code.indices, code.values)
+            found = (code.indices.cpu().numpy(), row.numpy(), values.cpu().numpy())
+            best = _top([np.concatenate(pair) for pair in zip(best, found, strict=True)], site.context.numpy())
         latent, row, value = best
         place = np.arange(len(latent)) - np.searchsorted(latent, latent)
         arrays = {name: np.zeros((ref.d_sae, CONTEXTS), np.uint16) for name in ("context", "position")}
@@ -87,15 +87,16 @@ def strongest(study: Study, ref: SaeRef) -> Arrays:
     return study.store.get_or_compute("explorer_strongest", _key(study, ref), compute)[1]
 
 
-def _top(latent: np.ndarray, row: np.ndarray, value: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Of each latent the `CONTEXTS` largest values, at most one per context, sorted by latent and value."""
+def _top(entries: list[np.ndarray], context: np.ndarray) -> list[np.ndarray]:
+    """Of (latent, row, value) the `CONTEXTS` largest values of each latent, one per context, sorted by latent and value."""
+    latent, row, value = entries
     order = np.lexsort((row, -value, latent))
     latent, row, value = latent[order], row[order], value[order]
     pairs = latent * (int(context.max()) + 1) + context[row]
     first = np.sort(np.unique(pairs, return_index=True)[1])
     latent, row, value = latent[first], row[first], value[first]
     kept = np.arange(len(latent)) - np.searchsorted(latent, latent) < CONTEXTS
-    return latent[kept], row[kept], value[kept]
+    return [latent[kept], row[kept], value[kept]]
 
 
 def lengths(sae: Any, latents: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,9 @@ def explore(study: Study, text: str | None = None, sae: str | None = None, posit
     kernel = Kernel(study)
     if sae is not None:
         require(sae, kernel.refs, "SAE")
-    state = {name: value for name, value in {"text": text, "sae": sae, "position": position}.items() if value is not None}
+    state = {
+        name: value for name, value in {"text": text, "sae": sae, "position": position}.items() if value is not None
+    }
     if "DM_BOOK" not in os.environ:
         from dm_utils.explorer_widget import Explorer
 

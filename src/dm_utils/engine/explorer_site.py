@@ -116,7 +116,9 @@ def _entry(study: Study, folder: Path, ref: SaeRef) -> dict[str, Any]:
     sae = study.load_sae(ref)
     path = folder_of(ref)
     names = ("architecture", "d_in", "d_sae", "k", "apply_b_dec_to_input", "rescale_acts_by_decoder_norm")
-    config = {name: getattr(sae.cfg, name) for name in names if hasattr(sae.cfg, name)} | {"architecture": ref.architecture}
+    config = {name: getattr(sae.cfg, name) for name in names if hasattr(sae.cfg, name)} | {
+        "architecture": ref.architecture
+    }
     weights = _put(folder, ref.id, "safetensors", (path / "sae_weights.safetensors").read_bytes())
     fitted = _put_arrays(folder, f"{ref.id}_fits", fits.fitted(study, ref))
     strongest = _put_arrays(folder, f"{ref.id}_strongest", fits.strongest(study, ref))
