@@ -1,4 +1,8 @@
 // The explorer's engine in the page: answers the requests of `explorer_contract.py` with the model and an SAE in memory.
+//
+// Why no runtime: onnxruntime-web is 3.7 MB (compressed) of WebAssembly before the first weight, needs the model and each SAE in
+// a format of its own, and has no intervention at a layer. The files here are 30 KB, read the weights as they are shipped, run
+// wherever modules do, and compute a sentence in a fraction of a second: the model has 2 million parameters.
 import { add, cosine, divergence, dot, largest, logSoftmax, product } from "./linalg.js";
 import { Fitted, geometry, parts, scalars } from "./decompose.js";
 import { Model } from "./model.js";

@@ -52,8 +52,8 @@ function angleTable({ norms, cosines }) {
   const degrees = (cosine) => `${Math.round((Math.acos(Math.max(-1, Math.min(1, cosine))) * 180) / Math.PI)}°`;
   const swatch = (i) => make("i", { className: `dmx-swatch dmx-${CLASSES[i]}` });
   const head = make("tr", {}, make("th", { scope: "col" }, "vector"), make("th", { scope: "col" }, "norm"),
-    make("th", { scope: "col" }, "angle to x"), make("th", { scope: "col" }, "angle to the error"));
+    make("th", { scope: "col" }, "angle to x"), make("th", { scope: "col" }, "to the error"));
   const rows = NAMES.map((name, i) => make("tr", {}, make("th", { scope: "row" }, swatch(i), ` ${name}`), make("td", {}, number(norms[i])),
     make("td", {}, i === 0 ? "" : degrees(cosines[0][i])), make("td", {}, i === 2 ? "" : degrees(cosines[2][i]))));
-  return make("table", { className: "dmx-table" }, make("thead", {}, head), make("tbody", {}, ...rows));
+  return make("table", { className: "dmx-table dmx-angles" }, make("thead", {}, head), make("tbody", {}, ...rows));
 }
