@@ -16,7 +16,6 @@ from dm_utils.engine.sources import PACKAGE, imports
 SOURCE = ROOT / "src" / PACKAGE
 FLOORS = ("base", "maths", "dictionaries", "lab", "world", "engine", "charts", "chapters", "book")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-ENTRY = {"charts/explorer"}  # folders of scripts for the page, without Python
 
 
 def module_name(path: Path) -> str:

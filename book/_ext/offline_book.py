@@ -99,11 +99,23 @@ def copy_assets(packages: Path, site: Path) -> None:
     shutil.copy(Path(anywidget.origin).parent / "nbextension/index.js", widgets / "anywidget.js")
     shutil.copy(HERE / "tables.js", site / "dm/tables.js")
     (site / "dm/charts.js").write_text(bundle())
+    (site / "dm/explorer").mkdir()
+    for source in explorer_modules():
+        shutil.copy(source, site / "dm/explorer" / source.name)
+
+
+def explorer_modules() -> list[Path]:
+    """The explorer's scripts and style, which live in the package."""
+    package = importlib.util.find_spec("dm_utils")
+    if package is None or not package.submodule_search_locations:
+        raise ExtensionError("dm_utils is not installed: run `make book`, which installs it")
+    folder = Path(package.submodule_search_locations[0]) / "charts/explorer"
+    return [path for path in sorted(folder.iterdir()) if path.suffix in (".js", ".css")]
 
 
 def prepare_assets(cache: Path) -> Path:
     """Return the folder of static assets, fetched once per lock file and package version."""
-    inputs = [path.read_bytes() for path in (*sorted(HERE.glob("*.js*")), Path(__file__), PROGRAM)]
+    inputs = [path.read_bytes() for path in (*sorted(HERE.glob("*.js*")), *explorer_modules(), Path(__file__), PROGRAM)]
     key = hashlib.sha256(b"\0".join([*inputs, vl_convert.__version__.encode()])).hexdigest()[:16]
     ready = cache / f"site-{key}"
     if not ready.exists():
@@ -157,6 +169,9 @@ def finish_page(app: Sphinx, pagename: str, _template: str, context: dict[str, A
         app.add_js_file("dm/charts.js", defer="defer")
     if "<table" in body:
         app.add_js_file("dm/tables.js", defer="defer")
+    if 'class="dm-explorer"' in body:
+        app.add_js_file("dm/explorer/page.js", type="module")
+        app.add_css_file("dm/explorer/explorer.css")
 
 
 def finish_site(app: Sphinx, failure: Exception | None) -> None:

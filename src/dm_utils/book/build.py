@@ -208,7 +208,8 @@ def refresh(layout: Layout, name: str, parameters: Mapping[str, Any], shared: st
     slot = slots.pop()
     seconds = execute(notebook, target, parameters, slot)
     slots.append(slot)
-    tables = [path.relative_to(layout.executed).as_posix() for path in layout.executed.glob(f"tables/{name}*.csv")]
+    written = [*layout.executed.glob(f"tables/{name}*.csv"), *layout.executed.glob(f"tables/{name}/*")]
+    tables = [path.relative_to(layout.executed).as_posix() for path in written]
     fresh = record.with_suffix(".tmp")
     fresh.write_text(json.dumps({"key": key, "seconds": round(seconds, 1), "tables": tables}))
     os.replace(fresh, record)
@@ -249,8 +250,8 @@ def stage(layout: Layout) -> None:
     wanted = {path.relative_to(layout.root / "book"): path for path in sorted((layout.root / "book").rglob("*"))}
     wanted = {name: path for name, path in wanted.items() if path.is_file() and name.parts[0] != "_ext"}
     wanted |= {Path(f"notebooks/{name}.ipynb"): layout.executed / f"{name}.ipynb" for name in chapters(layout)}
-    tables = {path for path in (layout.executed / "tables").glob("*.csv")}
-    wanted |= {Path("_extra/tables") / path.name: path for path in tables}
+    tables = [path for kind in ("*.csv", "*/*") for path in (layout.executed / "tables").glob(kind)]
+    wanted |= {Path("_extra") / path.relative_to(layout.executed): path for path in tables}
     (layout.source / "_extra").mkdir(parents=True, exist_ok=True)
     for name, path in wanted.items():
         target = layout.source / name

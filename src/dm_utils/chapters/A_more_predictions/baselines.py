@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from dm_utils.engine.token_loss import token_losses
+from dm_utils.maths.group_means import group_means
 from dm_utils.maths.regression import BLOCK, Design
 from dm_utils.maths.resampling import Bootstrap, Estimate, Split, Sums, check_finite
 
@@ -35,42 +35,6 @@ PAPER_BASELINES = (TOKEN, "SAE L0", "activation norm", "model loss")
 PREDICTORS = (ACTIVATION, TOKEN, *SCALAR_NAMES, EASY, EVERYTHING)
 TARGETS = ("norm", "norm2")  # ‖SaeError(x)‖ as Fig. 13 says, and its square as Eq. 10 says
 N_BINS = 64
-
-
-@dataclass(frozen=True)
-class GroupMeans:
-    """Fitting means of some columns by group, to be looked up for any token.
-
-    `table` float64 [group, column]; `index` int64 [token], the row of each token; `seen` bool [group]. The row of a
-    group without fitting tokens is the mean of all fitting tokens.
-    """
-
-    table: Float[Tensor, "group column"]
-    index: Int[Tensor, " token"]
-    seen: Bool[Tensor, " group"]
-
-    @property
-    def values(self) -> Float[Tensor, "token column"]:
-        """The mean that each token gets."""
-        return self.table[self.index]
-
-    @property
-    def unseen(self) -> Bool[Tensor, " token"]:
-        """Tokens whose group no fitting token has."""
-        return ~self.seen[self.index]
-
-
-def group_means(columns: Float[Tensor, "token column"], group: Int[Tensor, " token"], split: Split) -> GroupMeans:
-    """Predict columns by the mean over the fitting tokens of the same group (token identity, or a bin)."""
-    index = torch.unique(group.cpu(), return_inverse=True)[1]
-    count = torch.bincount(index[split.fit], minlength=int(index.max()) + 1)
-    total = torch.zeros(len(count), columns.shape[1], dtype=torch.float64)
-    for start in range(0, len(columns), BLOCK):
-        rows = slice(start, start + BLOCK)
-        fit = split.fit[rows]
-        total.index_add_(0, index[rows][fit], columns[rows][fit].double())
-    table = torch.where(count[:, None] > 0, total / count.clamp_min(1)[:, None], total.sum(0) / count.sum())
-    return GroupMeans(table, index, count > 0)
 
 
 def bins(values: Float[Tensor, " token"], split: Split, n_bins: int = N_BINS) -> Int[Tensor, " token"]:

@@ -1,0 +1,61 @@
+"""One call for a notebook's explorer: live with a kernel, and live in the built book without one."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dm_utils.base.errors import require
+from dm_utils.engine.explorer import Kernel
+from dm_utils.engine.explorer_site import write_site
+
+if TYPE_CHECKING:
+    from dm_utils.engine.study import Study
+
+FILES = "explorer"  # the folder of the page's data, beside the tables
+
+
+def explore(study: Study, text: str | None = None, sae: str | None = None, position: int | None = None) -> Any:
+    """The explorer of a study: a widget whose kernel computes; in the built book, a page that computes for itself.
+
+    The page's own engine has the lab's model, so there the explorer is the lab's whatever the study.
+
+    Parameters
+    ----------
+    text, sae, position : what it shows first; by default an example, the profile's own SAE, the token with the most dark matter.
+
+    Raises
+    ------
+    ParameterError : the profile has no such SAE.
+    """
+    kernel = Kernel(study)
+    if sae is not None:
+        require(sae, kernel.refs, "SAE")
+    state = {
+        name: value for name, value in {"text": text, "sae": sae, "position": position}.items() if value is not None
+    }
+    if "DM_BOOK" not in os.environ:
+        from dm_utils.charts.explorer_widget import Explorer
+
+        return Explorer(kernel.answer, state)
+    return _in_the_book(study, state)
+
+
+def _in_the_book(study: Study, state: dict[str, Any]) -> Any:
+    from IPython.display import HTML
+
+    from dm_utils.engine.study import Study
+
+    folder, refs = Path(os.environ.get("DM_TABLES", "tables")) / FILES, None
+    if study.profile.name != "lab":
+        study, state = Study("lab", study.store), {}
+        refs = [study.sae()]
+    write_site(study, folder, refs, state)
+    held = html.escape(json.dumps(state), quote=True)
+    return HTML(
+        f'<div class="dm-explorer" data-files="../tables/{FILES}/" data-state="{held}"><noscript>The explorer computes in '
+        "the page and needs JavaScript.</noscript></div>"
+    )

@@ -1,0 +1,22 @@
+"""A small page with the explorer in it, for the browser tests."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+MODULES = Path(__file__).resolve().parents[2] / "src/dm_utils/charts/explorer"
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>Explorer</title>
+<link rel="stylesheet" href="_static/explorer.css"><link rel="icon" href="data:,">
+<style>:root { color-scheme: light dark; } body { max-width: 880px; margin: 1rem auto; padding: 0 12px; background: Canvas;
+color: CanvasText; }</style>
+</head><body><div class="dm-explorer" data-files="../data/"></div><script type="module" src="_static/page.js"></script></body></html>"""
+
+
+def make_page(folder: Path, data: Path) -> None:
+    """Lay out a page at `folder`/notebooks/index.html, its modules, and a link to `data`."""
+    (folder / "notebooks").mkdir(parents=True)
+    shutil.copytree(MODULES, folder / "notebooks/_static")
+    (folder / "notebooks/index.html").write_text(PAGE, encoding="utf-8")
+    (folder / "data").symlink_to(data.resolve())
