@@ -307,7 +307,7 @@ class Study:
             data = {
                 "l0": float(l0.double().mean()),
                 "dead_fraction": dead,
-                "shrinkage": result.shrinkage,
+                "shrinkage": None if math.isnan(result.shrinkage) else result.shrinkage,
             }
             return data | {"metrics": metrics}, scalars
 
@@ -340,7 +340,10 @@ class Study:
                 l0[rows] = (hidden != 0).sum(-1).int().cpu()
                 alive.logical_or_((hidden != 0).any(0).cpu())
                 return sae.decode(hidden)
-            code = kept[rows.start] = encode(sae, x)
+            try:
+                code = kept[rows.start] = encode(sae, x)
+            except ValueError as error:
+                raise ValueError(f"{ref.id}, tokens {rows.start} to {rows.stop - 1}: {error}") from error
             l0[rows] = code.l0.int().cpu()
             alive[code.indices.cpu()] = True
             return decode(sae, code)
@@ -363,7 +366,7 @@ class Study:
             "l0_label": ref.l0,
             "l0": data["l0"],
             "dead_fraction": data["dead_fraction"],
-            "shrinkage": data["shrinkage"],
+            "shrinkage": math.nan if data["shrinkage"] is None else data["shrinkage"],
         }
         for name, stored in data["metrics"].items():
             row |= Estimate.from_plain(stored).columns(name)

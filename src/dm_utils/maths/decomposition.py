@@ -92,7 +92,7 @@ class Decomposer:
     def _second_pass(self, sae_out: Reconstruction, error_map: AffineMap) -> tuple[Sums, dict[str, Tensor]]:
         """Per-context sums of the error and its parts, and the scalars of every token."""
         design, sums = self.design, HeldOutSums(self.design.split)
-        mean_error = error_map(design.mean[None].to(design.x.dtype))[0]
+        mean_error = error_map(design.mean[None].to(design.dtype))[0]
         scalars = {name: torch.empty(len(design), dtype=torch.float64) for name in SCALARS}
         for rows, x in design.blocks():
             sae = sae_out(rows, x)
@@ -226,7 +226,8 @@ def decompose(
 
     Parameters
     ----------
-    x, sae_out : float [token, d], the activations and their reconstructions, same dtype and device.
+    x, sae_out : float [token, d], the activations and their reconstructions, on one device and of one dtype; float16 and
+        bfloat16 are taken as float32 from the start, since squares overflow in the one and lose digits in the other.
     seed : seeds the split of the tokens (60.75 % fit, the rest evaluates) and the bootstrap.
     split : your own `Split` instead; then `groups` is not used.
     groups : int [token], the context of each token. Intervals resample contexts; without it, runs of tokens.
@@ -238,6 +239,8 @@ def decompose(
     """
     if x.ndim != 2:
         raise ValueError(f"x must be [token, d]; given {tuple(x.shape)}")
+    if x.is_floating_point() and sae_out.is_floating_point():
+        x, sae_out = (values.to(torch.promote_types(values.dtype, torch.float32)) for values in (x, sae_out))
     check_reconstruction(sae_out, x, "sae_out", slice(0, len(x)))
     if split is None:
         if groups is not None and groups.shape != x.shape[:1]:

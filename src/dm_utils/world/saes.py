@@ -16,6 +16,7 @@ import torch
 from dm_utils.base.errors import ParameterError
 from dm_utils.base.files import file_sha256
 from dm_utils.maths.codes import reconstruct
+from dm_utils.maths.resampling import check_finite
 from dm_utils.world.models import parse_hook
 from dm_utils.world.profile import Component, Profile
 from dm_utils.world.sae_ref import SaeRef
@@ -131,8 +132,19 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> SAE[Any]:
     return sae.eval().requires_grad_(False)
 
 
+def check_weights(sae: SAE[Any], name: str) -> None:
+    """Refuse an SAE that holds NaN or Inf: a comparison drops them, so that its numbers would look like numbers."""
+    for part, values in sae.state_dict().items():
+        if values.is_floating_point():
+            try:
+                check_finite(values, f"{part} of the SAE {name!r}")
+            except ValueError as error:
+                raise ParameterError(str(error)) from None
+
+
 def check_loaded(ref: SaeRef, sae: SAE[Any]) -> None:
-    """Refuse an SAE whose weights are not what its catalog entry says."""
+    """Refuse an SAE whose weights are not what its catalog entry says, or not numbers."""
+    check_weights(sae, ref.id)
     hook = sae.cfg.metadata.hook_name
     if hook and hook != ref.hook_name:
         raise ParameterError(f"the SAE {ref.id!r} of {ref.release} was trained at {hook}, not at {ref.hook_name}")
