@@ -174,7 +174,7 @@ def test_a_constant_column_changes_nothing(data, monkeypatch, constant, dtype, d
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_a_column_that_moves_less_than_its_mean_is_rounded_is_constant(data, monkeypatch, device):
     as_on(device, monkeypatch)
-    x, y, split = data
+    x, _, split = data
     step = torch.tensor([7.1, 1000.0])
     jitter = torch.where(torch.rand(len(x), 2) < 0.5, step, torch.nextafter(step, torch.tensor(math.inf)))
     assert Design(torch.cat([x.float(), jitter], 1), split).rank == 12

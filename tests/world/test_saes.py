@@ -149,5 +149,5 @@ def test_pre_activations_that_overflow_are_refused(kind):
     sae = make(kind)
     sae.W_enc[:2, 0] = 3e38
     sae.W_enc[0, 0] *= -1
-    with pytest.raises(ValueError, match="pre-activations of .*NaN or Inf"):
+    with pytest.raises(ValueError, match=r"pre-activations of .*NaN or Inf"):
         encode(sae, torch.cat([X, torch.full((1, 16), 1e3)]))

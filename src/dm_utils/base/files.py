@@ -11,7 +11,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,22 @@ def file_sha256(path: Path) -> str:
     """Hex digest of a file, read in 1 MiB pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """`file_sha256`, remembered while the file's size and time of change stay."""
+    state = path.stat()
+    return _digest(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _digest(path: Path, _size: int, _changed: int) -> str:
+    return file_sha256(path)
+
+
+def identity_of(files: Iterable[Path]) -> str:
+    """What tells files of these names and contents from all others: 32 hex digits."""
+    return content_key({path.name: digest_of(path) for path in files})
 
 
 def temporary_beside(path: Path) -> tuple[int, str]:

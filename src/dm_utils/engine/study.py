@@ -135,7 +135,7 @@ class Study:
         """The token contexts, BOS first, from the store when the text and the tokenizer are the same."""
         p = self.profile
         key = {name: getattr(p, name) for name in ("dataset", "dataset_revision", "n_contexts", "ctx_len", "seed")}
-        key |= {"text": corpus.identity(p), "tokenizer": models.identity(p)}
+        key |= {"text": corpus.identity(p), "tokenizer": models.tokenizer_identity(p)}
 
         def compute() -> tuple[Any, Arrays]:
             return None, {"contexts": corpus.contexts(p, self.tokenizer, self.store, key).numpy()}

@@ -225,6 +225,7 @@ def factorise(gram: Float[Tensor, "d d"], floor: Tensor | float = 0.0) -> tuple[
     correlation = gram[varies][:, varies] / scale.T / scale
     tolerance = 64 * len(gram) * torch.finfo(torch.float64).eps
     lower, failed = torch.linalg.cholesky_ex(correlation)
+    inverse: Callable[[Tensor], Tensor]
     if len(scale) and not failed and lower.diagonal().min() ** 2 > tolerance:
         rank, inverse = len(scale), partial(_cholesky_solve, lower)
     else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dm_utils.base.errors import ParameterError
-from dm_utils.base.files import file_sha256
+from dm_utils.base.files import identity_of
 from dm_utils.maths.codes import reconstruct
 from dm_utils.maths.resampling import check_finite
 from dm_utils.world.models import parse_hook
@@ -57,7 +57,6 @@ def catalog(profile: Profile, component: Component = "resid") -> list[SaeRef]:
     return sorted(found, key=lambda ref: (ref.layer, ref.architecture, ref.d_sae, ref.l0, ref.id))
 
 
-@cache
 def release_catalog(release: str) -> tuple[SaeRef, ...]:
     """The SAEs of the lab's suite, of a local folder of SAELens folders, or of a SAELens release (`name@revision`)."""
     if release == "lab":
@@ -79,10 +78,20 @@ def folder_catalog(folder: Path, release: str) -> tuple[SaeRef, ...]:
         raise ParameterError(
             f"{folder} holds no SAE: expected cfg.json and sae_weights.safetensors, or folders of them"
         )
-    return tuple(_folder_ref(path, release) for path in configs)
+    return tuple(_folder_ref(path, release, _state(path.parent)) for path in configs)
 
 
-def _folder_ref(path: Path, release: str) -> SaeRef:
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors") and path.is_file())
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of change of an SAE's files: while they stay, so does its catalog entry."""
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _files(folder))
+
+
+@cache
+def _folder_ref(path: Path, release: str, _: tuple[tuple[str, int, int], ...]) -> SaeRef:
     config = json.loads(path.read_text())
     metadata = config.get("metadata", {})
     hook = metadata.get("hook_name") or config.get("hook_name") or ""
@@ -90,7 +99,6 @@ def _folder_ref(path: Path, release: str) -> SaeRef:
         component, layer = parse_hook(hook)
     except ParameterError as error:
         raise ParameterError(f"the SAE in {path.parent}: {error}") from None
-    weights = path.parent / "sae_weights.safetensors"
     return SaeRef(
         release=release,
         id=path.parent.name,
@@ -100,7 +108,7 @@ def _folder_ref(path: Path, release: str) -> SaeRef:
         architecture=config["architecture"],
         d_sae=config["d_sae"],
         l0=float(metadata.get("near_l0") or metadata.get("l0") or config.get("k") or 0),
-        revision=file_sha256(weights)[:16] if weights.exists() else "missing",
+        revision=identity_of(_files(path.parent))[:16],
     )
 
 
