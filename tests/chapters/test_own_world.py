@@ -4,7 +4,7 @@ import pytest
 from demo import ROOT
 from small_world import parameters, write_world
 
-from dm_utils.book.build import BuildError, Layout, execute
+from dm_utils.book.build import BuildError, execute
 
 LABS_OWN = {
     "lab_model",
@@ -47,7 +47,7 @@ def test_a_chapter_runs_or_says_in_one_sentence_what_it_needs(world, name, tmp_p
     target = tmp_path / f"{name}.ipynb"
     given = parameters(world, n_contexts=160) | SMALL.get(name, {})
     try:
-        execute(Layout(ROOT).notebooks / f"{name}.ipynb", target, given)
+        execute(ROOT / f"notebooks/{name}.ipynb", target, given)
     except BuildError as error:
         said = str(error).splitlines()[-2]  # the error's name and message; then where the copy is
         assert said.startswith("ParameterError: "), said

@@ -246,7 +246,7 @@ class Study:
             token_id=self.contexts[:, kept].flatten(),
             split=split,
             design=design,
-            decomposer=Decomposer(design, n_bootstrap=p.n_bootstrap, seed=p.seed),
+            decomposer=Decomposer(design, n_bootstrap=p.n_bootstrap, seed=p.seed, interval=p.interval),
         )
 
     # --- measurements --------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ class Study:
     def result_key(self, ref: SaeRef) -> dict[str, Any]:
         """Everything that determines an SAE's measurements."""
         p = self.profile
-        protocol = {name: getattr(p, name) for name in ("fit_fraction", "split_by", "seed", "n_bootstrap")}
+        protocol = {name: getattr(p, name) for name in ("fit_fraction", "split_by", "seed", "n_bootstrap", "interval")}
         site = content_key(self._site_key(ref.layer, ref.component))
         return {
             "site": site,

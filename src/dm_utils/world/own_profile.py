@@ -65,7 +65,7 @@ def nearest(changed: Mapping[str, Any], base: Profile, layer: int) -> dict[str, 
     refs = [ref for ref in refs if ref.component == "resid"] or refs
     if not refs:
         return {}
-    wanted = changed.get("layer", layer)
+    wanted = changed["layer"] if isinstance(changed.get("layer"), int) else layer  # a wrong type is refused later
     layer = min({ref.layer for ref in refs}, key=lambda other: (abs(other - wanted), other))
     here = [ref for ref in refs if ref.layer == layer]
     found: dict[str, Any] = {"layer": layer, "width": _nearest(base.width, [ref.d_sae for ref in here])}
