@@ -21,7 +21,7 @@ def planted(n_contexts, effect, generator, per_context=60, d=6):
     return x, x @ a + draw(), group, float(a @ a / (a @ a + 1))
 
 
-@pytest.mark.parametrize(("by", "n_contexts"), [("context", 10), ("context", 20), ("token", 5)])
+@pytest.mark.parametrize(("by", "n_contexts"), [("context", 10), ("context", 20)])
 def test_it_covers_the_value_of_unlimited_text_where_holding_the_fit_fixed_does_not(by, n_contexts):
     """100 worlds: 95 % of intervals should cover; three standard deviations of that count are 6.5."""
     generator, covered = torch.Generator().manual_seed(1), {"held-out": 0, "fit": 0}
@@ -33,7 +33,7 @@ def test_it_covers_the_value_of_unlimited_text_where_holding_the_fit_fixed_does_
         covered["held-out"] += fixed.low <= truth <= fixed.high
         covered["fit"] += refitted.low <= truth <= refitted.high
     assert covered["fit"] >= 88
-    assert covered["held-out"] < covered["fit"]
+    assert covered["held-out"] < covered["fit"] - 5
 
 
 @pytest.mark.parametrize("intercept", [True, False])

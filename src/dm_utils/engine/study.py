@@ -140,7 +140,10 @@ class Study:
         def compute() -> tuple[Any, Arrays]:
             return None, {"contexts": corpus.contexts(p, self.tokenizer, self.store, key).numpy()}
 
-        return torch.from_numpy(self.store.kept("contexts", key, compute, sources=(corpus.__name__,))[1]["contexts"])
+        found = self.store.kept("contexts", key, compute, sources=(corpus.__name__,))[1]["contexts"]
+        if self.store.holds("contexts_so_far", key, sources=(corpus.__name__,)):  # left on the way to all of them
+            self.store.remove("contexts_so_far", self.store.full_key(key, (corpus.__name__,)))
+        return torch.from_numpy(found)
 
     def token_text(self, token_ids: Int[Tensor, " token"]) -> list[str]:
         """The text of each token, as it stands in the context. It comes from the wild: escape it."""
