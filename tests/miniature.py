@@ -24,7 +24,7 @@ def shrunk():
     """Scale the sizes that names and loaders imply; afterwards everything is as it was."""
     from sae_lens.loading import pretrained_sae_loaders as loaders
 
-    from dm_utils.world import releases, saes
+    from dm_utils.world import releases
 
     theirs = loaders.get_gemma_2_config_from_hf
 
@@ -33,13 +33,13 @@ def shrunk():
         return found | {"d_in": D_MODEL, "d_sae": found["d_sae"] // SHRINK}
 
     units = {unit: size // SHRINK for unit, size in releases.UNITS.items()}
-    saes.release_catalog.cache_clear()
+    releases.registry_catalog.cache_clear()
     with (
         patch.multiple(releases, UNITS=units, LLAMA_D_MODEL=D_MODEL),
         patch.object(loaders, "get_gemma_2_config_from_hf", config),
     ):
         yield
-    saes.release_catalog.cache_clear()
+    releases.registry_catalog.cache_clear()
 
 
 def shrink():

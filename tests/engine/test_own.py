@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from demo import ROOT
+from small_world import parameters, write_world
 from tiny_models import boot
 from typer.testing import CliRunner
 
@@ -257,3 +258,14 @@ def test_a_hub_id_and_a_release_are_loaded_by_the_real_loaders(tmp_path):
     done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"\(\d+, 32\) True", done.stdout)
+
+
+@pytest.mark.parametrize(("ks", "near"), [((4,), 4), ((2, 8), 8), ((2, 4, 24, 32), 24)])
+def test_a_profile_reads_sites_l0_and_width_of_your_saes(tmp_path, ks, near):
+    """The lab's own L0 of 16 and width of 2048 would name SAEs that are not there."""
+    write_world(tmp_path, ks)
+    profile = load_profile("lab", **parameters(tmp_path))
+    assert profile.near_l0 == near
+    assert (profile.width, profile.layer, list(profile.releases)) == (64, 2, ["resid"])
+    assert Study(profile).sae().id == f"topk_{near}"
+    assert load_profile("lab", **parameters(tmp_path, near_l0=3.0)).near_l0 == 3

@@ -117,7 +117,7 @@ def test_nan_in_a_reconstruction_names_the_site_and_the_tokens(study, ref, monke
     broken = study.load_sae(ref)
     broken.b_dec[3] = float("nan")
     monkeypatch.setattr(study, "load_sae", lambda _: broken)
-    with pytest.raises(ValueError, match=rf"Sae\(x\) of {ref.id}, tokens 0 to .*NaN or Inf"):
+    with pytest.raises(ValueError, match=rf"{ref.id}, tokens 0 to .*NaN or Inf"):
         study._decompose(ref)
 
 
@@ -135,3 +135,16 @@ def test_out_of_memory_halves_the_block_and_the_numbers_stay(study, ref, tmp_pat
     assert other.site().design.block == 512
     for metric in ("fvu", "fvu_nonlinear", "r2_error_norm", "l0"):
         assert found[metric].iloc[0] == pytest.approx(expected[metric].iloc[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.5])
+def test_a_dead_decoder_is_measured(study, ref, tmp_path, monkeypatch, bias):
+    dead = study.load_sae(ref)
+    dead.W_dec.zero_()
+    dead.b_dec.fill_(bias)
+    other = Study(study.profile, Store(tmp_path))
+    monkeypatch.setattr(other, "load_sae", lambda _: dead)
+    row = other.measure([ref]).iloc[0]
+    assert row.r2_error_vector == pytest.approx(1, abs=1e-5), "the error is x, moved"
+    assert np.isnan(row.shrinkage) == (bias == 0)
+    assert np.isnan(row.r2_sae_norm)

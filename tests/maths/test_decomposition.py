@@ -137,3 +137,29 @@ def test_bad_activations_and_groups_are_refused(x):
         dm.decompose(torch.zeros_like(x), x)
     with pytest.raises(ValueError, match="cannot determine"):
         dm.decompose(x[:30], x[:30] / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("constant", [0.1, 7.1, 10000.1])
+def test_a_constant_dimension_is_reconstructed_by_its_mean(x, constant, dtype, monkeypatch):
+    """It varies nowhere, so it neither enters the fit nor the mean of R² over dimensions."""
+    from dm_utils.maths import regression
+
+    x = x.to(dtype)
+    padded = torch.cat([x, torch.full((len(x), 1), constant, dtype=dtype)], 1)
+    expected = dm.decompose(x, torch.relu(x - 2))
+    for wide in (False, True):
+        if not wide:
+            monkeypatch.setattr(regression, "product_dtype", lambda _, dtype: dtype)
+        found = dm.decompose(padded, torch.cat([torch.relu(x - 2), padded[:, -1:] * 0.9], 1))
+        for name in ("r2_error_vector", "r2_error_norm", "fvu_nonlinear"):
+            assert getattr(found, name).value == pytest.approx(getattr(expected, name).value, abs=2e-3), name
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_decomposed_as_float32(x, dtype):
+    half, sae_out = (x * 90).to(dtype), torch.relu(x * 90).to(dtype)
+    found, expected = dm.decompose(half, sae_out), dm.decompose(half.float(), sae_out.float())
+    assert str(found) == str(expected)
+    assert found.nonlinear_error.dtype == torch.float32

@@ -1,5 +1,6 @@
 """Least squares, splits and intervals, against closed forms and scikit-learn."""
 
+import logging
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
+from dm_utils.maths import regression
 from dm_utils.maths.regression import Design, factorise, probe, r2_of_prediction
 from dm_utils.maths.resampling import Bootstrap, HeldOutSums, Split, runs
 
@@ -142,3 +144,84 @@ def test_constant_target_is_undefined_with_a_reason(data):
     found = probe(x, torch.full((len(x),), 16.0, dtype=x.dtype), split).r2
     assert math.isnan(found.value)
     assert "same for every token" in str(found)
+
+
+# --- constant columns and inexact means ------------------------------------------------------------------
+
+
+def as_on(device, monkeypatch):
+    """Sum products as that device does: in float64 on a CPU, in x's own dtype on a GPU and on Apple's."""
+    if device != "cpu":
+        monkeypatch.setattr(regression, "product_dtype", lambda _, dtype: dtype)
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("constant", [0.1, 7.1, 10000.1, -1e6 / 3])
+def test_a_constant_column_changes_nothing(data, monkeypatch, constant, dtype, device):
+    """The residue of centring it is noise; scaled to unit variance it would be a regressor with a huge coefficient."""
+    as_on(device, monkeypatch)
+    x, y, split = data
+    x, y = x.to(dtype), (y + 100).to(dtype)
+    column = torch.full((len(x), 1), constant, dtype=dtype)
+    plain, padded = Design(x, split), Design(torch.cat([x, column], 1), split)
+    found = padded.fit_map(lambda rows, _: y[rows])
+    assert padded.rank == plain.rank == 12
+    assert (found.coef[-1] == 0).all()
+    torch.testing.assert_close(found.coef[:-1], plain.fit_map(lambda rows, _: y[rows]).coef, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_column_that_moves_less_than_its_mean_is_rounded_is_constant(data, monkeypatch, device):
+    as_on(device, monkeypatch)
+    x, _, split = data
+    step = torch.tensor([7.1, 1000.0])
+    jitter = torch.where(torch.rand(len(x), 2) < 0.5, step, torch.nextafter(step, torch.tensor(math.inf)))
+    assert Design(torch.cat([x.float(), jitter], 1), split).rank == 12
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_small_signal_on_a_massive_mean_is_kept(data, monkeypatch, device):
+    """Steps of float32 at 1e4 are 0.001: a column of deviation 0.1 there is information."""
+    as_on(device, monkeypatch)
+    x, _, split = data
+    signal = torch.randn(len(x), dtype=torch.float64) * 0.1
+    x = torch.cat([x.float(), (signal + 1e4)[:, None].float()], 1)
+    assert probe(x, signal.float() + 50, split).r2.value > 0.999
+
+
+def test_float32_sums_agree_with_float64_ones(data, monkeypatch):
+    x, y, split = data
+    x, y = x.float(), (y + 300).float()
+    exact = Design(x, split).fit_map(lambda rows, _: y[rows])(x)
+    as_on("gpu", monkeypatch)
+    found = Design(x, split).fit_map(lambda rows, _: y[rows])(x)
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-3 * float((y - y.mean(0)).std()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_taken_as_float32(data, dtype):
+    x, _, split = data
+    half = (x * 40).to(dtype)  # squares overflow float16
+    y = (half.float() ** 2).sum(1)
+    assert str(probe(half, y, split).r2) == str(probe(half.float(), y, split).r2)
+
+
+# --- too little to measure with -----------------------------------------------------------------------------
+
+
+def test_few_contexts_and_few_tokens_are_said_in_numbers(caplog):
+    torch.manual_seed(0)
+    x = torch.randn(60, 32)
+    with caplog.at_level(logging.WARNING, logger="dm_utils"):
+        probe(x, x[:, 0], Split.random(torch.arange(60) // 12))
+    assert (
+        "x: 5 contexts hold out tokens; 95 % intervals from so few cover the truth about 85 % of the time"
+        in caplog.text
+    )
+    assert "36 tokens fit 32 coefficients" in caplog.text
+    assert "by about 1600 %" in caplog.text
+    caplog.clear()
+    x = torch.randn(3000, 8)
+    probe(x, x[:, 0], Split.random(runs(3000)))
+    assert not caplog.text

@@ -1,6 +1,9 @@
 """Token contexts: packed, BOS first, and the lab's own packing."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -9,9 +12,12 @@ import torch
 import zstandard
 
 import dm_utils as dm
+from dm_utils.engine.store import Store
+from dm_utils.engine.study import Study
 from dm_utils.lab.text import evaluation_text
 from dm_utils.lab.text import pack as lab_pack
 from dm_utils.world import corpus, hub, models
+from dm_utils.world.profiles import load_profile
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +89,38 @@ def test_packing_can_stop_and_go_on(tokenizer):
     assert progress.documents == 96
     rest = list(corpus.pack(documents[96:], tokenizer, 64, progress, size=16))
     np.testing.assert_array_equal(np.stack([*first, *rest]), np.stack(whole))
+
+
+KILLED = """
+import json, os, signal, sys
+from dm_utils.engine.store import Store
+from dm_utils.engine.study import Study
+from dm_utils.world import corpus
+from dm_utils.world.profiles import load_profile
+
+read = corpus.documents
+
+def some(profile, start=0):
+    for i, document in enumerate(read(profile, start)):
+        if i == 200:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield document
+
+corpus.documents = some
+Study(load_profile("lab", **json.loads(sys.argv[1])), Store(sys.argv[2])).contexts
+"""
+
+
+def test_a_killed_stream_goes_on_from_what_it_kept(tmp_path, monkeypatch):
+    text = tmp_path / "mine.txt"
+    text.write_text("\n\n".join(evaluation_text()[:400]))
+    given = {"dataset": str(text), "ctx_len": 64, "skip": 8, "n_contexts": 300, "n_bootstrap": 100}
+    profile, store = load_profile("lab", **given), Store(tmp_path / "store")
+    done = subprocess.run([sys.executable, "-c", KILLED, json.dumps(given), str(store.root)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    starts, read = [], corpus.documents
+    monkeypatch.setattr(corpus, "documents", lambda profile, start=0: starts.append(start) or read(profile, start))
+    found = Study(profile, store).contexts
+    assert starts[0] > 0, "it began anew"
+    assert torch.equal(found, Study(profile, Store(tmp_path / "other")).contexts)
+    assert not list(store.root.glob("contexts_so_far/*.json")), "what is complete needs no progress"

@@ -127,3 +127,27 @@ def test_a_component_without_saes_is_refused(tmp_path):
     assert [r.id for r in saes.catalog(profile)] == ["mine"]
     with pytest.raises(ParameterError, match="no SAEs for component 'mlp'"):
         saes.catalog(profile, "mlp")
+
+
+PARTS = ["W_enc", "W_dec", "b_enc", "b_dec", "threshold"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_that_are_not_numbers_are_refused_by_name(tmp_path, part, bad):
+    """One NaN in W_enc only turns its latent off: the numbers would be those of another SAE."""
+    sae = make("jumprelu")
+    getattr(sae, part).view(-1)[3] = bad
+    sae.save_model(tmp_path / "broken")
+    (ref,) = saes.folder_catalog(tmp_path, str(tmp_path))
+    with pytest.raises(ParameterError, match=rf"{part} of the SAE 'broken': 1 of \d+ values are NaN or Inf"):
+        saes.load_sae(ref)
+
+
+@pytest.mark.parametrize("kind", ["topk", "jumprelu"])
+def test_pre_activations_that_overflow_are_refused(kind):
+    sae = make(kind)
+    sae.W_enc[:2, 0] = 3e38
+    sae.W_enc[0, 0] *= -1
+    with pytest.raises(ValueError, match=r"pre-activations of .*NaN or Inf"):
+        encode(sae, torch.cat([X, torch.full((1, 16), 1e3)]))

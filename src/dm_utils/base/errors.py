@@ -36,3 +36,7 @@ def check_range(name: str, value: float, low: float, high: float = math.inf, who
 
 class LoadError(RuntimeError):
     """Something cannot be loaded; the message says what, why and what to do."""
+
+
+class StoreError(LoadError):
+    """The folder of results cannot be used as it is; the message says what to do."""

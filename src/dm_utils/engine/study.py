@@ -135,12 +135,15 @@ class Study:
         """The token contexts, BOS first, from the store when the text and the tokenizer are the same."""
         p = self.profile
         key = {name: getattr(p, name) for name in ("dataset", "dataset_revision", "n_contexts", "ctx_len", "seed")}
-        key |= {"text": corpus.identity(p), "tokenizer": models.identity(p)}
+        key |= {"text": corpus.identity(p), "tokenizer": models.tokenizer_identity(p)}
 
         def compute() -> tuple[Any, Arrays]:
             return None, {"contexts": corpus.contexts(p, self.tokenizer, self.store, key).numpy()}
 
-        return torch.from_numpy(self.store.kept("contexts", key, compute, sources=(corpus.__name__,))[1]["contexts"])
+        found = self.store.kept("contexts", key, compute, sources=(corpus.__name__,))[1]["contexts"]
+        if self.store.holds("contexts_so_far", key, sources=(corpus.__name__,)):  # left on the way to all of them
+            self.store.remove("contexts_so_far", self.store.full_key(key, (corpus.__name__,)))
+        return torch.from_numpy(found)
 
     def token_text(self, token_ids: Int[Tensor, " token"]) -> list[str]:
         """The text of each token, as it stands in the context. It comes from the wild: escape it."""
@@ -180,7 +183,11 @@ class Study:
         p, hooks = self.profile, [self.hook_name(*where) for where in missing]
         with contextlib.ExitStack() as stack:
             arrays = [
-                stack.enter_context(self.store.mapping("activations", self._site_key(*where), self._shape(*where)))
+                stack.enter_context(
+                    self.store.mapping(
+                        "activations", self._site_key(*where), self._shape(*where), by=(models.__name__,)
+                    )
+                )
                 for where in missing
             ]
             batches = models.activations(self.model, self.contexts, hooks, p.batch)
@@ -242,7 +249,7 @@ class Study:
             token_id=self.contexts[:, kept].flatten(),
             split=split,
             design=design,
-            decomposer=Decomposer(design, n_bootstrap=p.n_bootstrap, seed=p.seed),
+            decomposer=Decomposer(design, n_bootstrap=p.n_bootstrap, seed=p.seed, interval=p.interval),
         )
 
     # --- measurements --------------------------------------------------------------------------------------
@@ -287,7 +294,7 @@ class Study:
     def result_key(self, ref: SaeRef) -> dict[str, Any]:
         """Everything that determines an SAE's measurements."""
         p = self.profile
-        protocol = {name: getattr(p, name) for name in ("fit_fraction", "split_by", "seed", "n_bootstrap")}
+        protocol = {name: getattr(p, name) for name in ("fit_fraction", "split_by", "seed", "n_bootstrap", "interval")}
         site = content_key(self._site_key(ref.layer, ref.component))
         return {
             "site": site,
@@ -303,7 +310,7 @@ class Study:
             data = {
                 "l0": float(l0.double().mean()),
                 "dead_fraction": dead,
-                "shrinkage": result.shrinkage,
+                "shrinkage": None if math.isnan(result.shrinkage) else result.shrinkage,
             }
             return data | {"metrics": metrics}, scalars
 
@@ -336,7 +343,10 @@ class Study:
                 l0[rows] = (hidden != 0).sum(-1).int().cpu()
                 alive.logical_or_((hidden != 0).any(0).cpu())
                 return sae.decode(hidden)
-            code = kept[rows.start] = encode(sae, x)
+            try:
+                code = kept[rows.start] = encode(sae, x)
+            except ValueError as error:
+                raise ValueError(f"{ref.id}, tokens {rows.start} to {rows.stop - 1}: {error}") from error
             l0[rows] = code.l0.int().cpu()
             alive[code.indices.cpu()] = True
             return decode(sae, code)
@@ -359,7 +369,7 @@ class Study:
             "l0_label": ref.l0,
             "l0": data["l0"],
             "dead_fraction": data["dead_fraction"],
-            "shrinkage": data["shrinkage"],
+            "shrinkage": math.nan if data["shrinkage"] is None else data["shrinkage"],
         }
         for name, stored in data["metrics"].items():
             row |= Estimate.from_plain(stored).columns(name)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dm_utils.maths.resampling import check_finite
+
 if TYPE_CHECKING:
     from sae_lens import SAE
 
@@ -72,13 +74,15 @@ def _topk(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Active:
     if sae.cfg.rescale_acts_by_decoder_norm:
         hidden *= sae.W_dec.norm(dim=-1)
     values, indices = torch.topk(hidden, sae.cfg.k, dim=-1, sorted=False)
+    check_finite(values, "pre-activations of the largest latents")  # topk takes NaN for the largest of all
     active = (values > 0).nonzero(as_tuple=True)
     return active[0], indices[active], values[active]
 
 
 def _jumprelu(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Active:
     hidden = torch.addmm(sae.b_enc, sae.process_sae_in(x), sae.W_enc)
-    active = (hidden > sae.threshold.clamp_min(0)).nonzero(as_tuple=True)
+    active = (~(hidden <= sae.threshold.clamp_min(0))).nonzero(as_tuple=True)  # NaN is neither above nor below
+    check_finite(hidden[active], "pre-activations of active latents")
     return active[0], active[1], hidden[active]
 
 

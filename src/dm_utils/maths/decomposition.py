@@ -16,11 +16,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dm_utils.maths.refit import Refitted, r2_of_column
 from dm_utils.maths.regression import BLOCK, AffineMap, Design
 from dm_utils.maths.resampling import (
     Bootstrap,
@@ -34,9 +36,12 @@ from dm_utils.maths.resampling import (
     runs,
 )
 
+Interval = Literal["held-out", "fit"]
+INTERVALS: tuple[Interval, ...] = ("held-out", "fit")
 Reconstruction = Callable[[slice, Float[Tensor, "token d"]], Float[Tensor, "token d"]]
 
 NORMS = ("x_norm2", "sae_norm2", "error_norm2", "linear_norm2", "nonlinear_norm2")
+NORM_METRICS = ("r2_x_norm", "r2_sae_norm", "r2_error_norm", "r2_linear_norm", "r2_nonlinear_norm")  # in their order
 SCALARS = (*NORMS, "x_dot_sae", "x_dot_linear")
 FLOOR = 1e-12  # an error whose variance is below this share of E[x²] is rounding, not error
 
@@ -58,8 +63,10 @@ class Decomposition:
 class Decomposer:
     """Decompose the errors of many SAEs of one site against one factorised design."""
 
-    def __init__(self, design: Design, *, n_bootstrap: int = 1000, seed: int = 0):
-        self.design, self.n_bootstrap, self.seed = design, n_bootstrap, seed
+    def __init__(self, design: Design, *, n_bootstrap: int = 1000, seed: int = 0, interval: Interval = "held-out"):
+        if interval not in INTERVALS:
+            raise ValueError(f"interval is {interval!r}; it must be one of {', '.join(map(repr, INTERVALS))}")
+        self.design, self.n_bootstrap, self.seed, self.interval = design, n_bootstrap, seed, interval
         sums = HeldOutSums(design.split)
         for rows, x in design.blocks():
             centred = x - design.mean.to(x.device, x.dtype)
@@ -87,12 +94,14 @@ class Decomposer:
         sums, scalars = self._second_pass(sae_out, error_map)
         metrics = self._vector_metrics({**self._x_sums, **sums}, shrinkage)
         metrics |= self._scalar_metrics(scalars)
+        if self.interval == "fit":
+            metrics |= self._refitted(sae_out, scalars, shrinkage)
         return Decomposition(metrics, {k: v.float() for k, v in scalars.items()}, error_map, shrinkage)
 
     def _second_pass(self, sae_out: Reconstruction, error_map: AffineMap) -> tuple[Sums, dict[str, Tensor]]:
         """Per-context sums of the error and its parts, and the scalars of every token."""
         design, sums = self.design, HeldOutSums(self.design.split)
-        mean_error = error_map(design.mean[None].to(design.x.dtype))[0]
+        mean_error = error_map(design.mean[None].to(design.dtype))[0]
         scalars = {name: torch.empty(len(design), dtype=torch.float64) for name in SCALARS}
         for rows, x in design.blocks():
             sae = sae_out(rows, x)
@@ -118,8 +127,21 @@ class Decomposer:
         )
         return sums.totals | error2.totals, scalars
 
+    def _refitted(self, sae_out: Reconstruction, scalars: dict[str, Tensor], shrinkage: float) -> dict[str, Estimate]:
+        """The metrics that depend on a fit, fitted again without each group of contexts (α and the parts' norms held)."""
+        vectors = Refitted(self.design, lambda rows, x: x - sae_out(rows, x), squares=True)
+        found = self._vector_statistics(vectors.estimate, shrinkage)
+        norms = torch.stack([scalars[name] for name in NORMS], 1)
+        norms = norms / norms.amax(0).clamp_min(torch.finfo(torch.float64).tiny)
+        refitted = Refitted(self.design, lambda rows, x: norms[rows].to(x.device))
+        for i, name in enumerate(NORM_METRICS):
+            found[name] = refitted.estimate(partial(r2_of_column, i), "the target is the same for every token")
+        return found
+
     def _vector_metrics(self, sums: Sums, shrinkage: float) -> dict[str, Estimate]:
-        estimate = Bootstrap(sums, self.n_bootstrap, self.seed).estimate
+        return self._vector_statistics(Bootstrap(sums, self.n_bootstrap, self.seed).estimate, shrinkage)
+
+    def _vector_statistics(self, estimate: Callable[..., Estimate], shrinkage: float) -> dict[str, Estimate]:
         perfect = "the SAE reconstructs x to rounding error, so there is no error to predict"
         rescaled = partial(rescaled_sums, shrinkage=shrinkage)
         return {
@@ -132,14 +154,7 @@ class Decomposer:
 
     def _scalar_metrics(self, scalars: dict[str, Tensor]) -> dict[str, Estimate]:
         probes = self.design.probe(torch.stack([scalars[n] for n in NORMS], 1), self.n_bootstrap, self.seed)
-        names = (
-            "r2_x_norm",
-            "r2_sae_norm",
-            "r2_error_norm",
-            "r2_linear_norm",
-            "r2_nonlinear_norm",
-        )
-        metrics = {name: probe.r2 for name, probe in zip(names, probes, strict=True)}
+        metrics = {name: probe.r2 for name, probe in zip(NORM_METRICS, probes, strict=True)}
         x, sae, linear = (scalars[n].sqrt() for n in ("x_norm2", "sae_norm2", "linear_norm2"))
         tiny = torch.finfo(torch.float64).tiny
         ratios = {
@@ -221,16 +236,20 @@ def decompose(
     intercept: bool = True,
     n_bootstrap: int = 1000,
     block: int = BLOCK,
+    interval: Interval = "held-out",
 ) -> ErrorReport:
     """Decompose the error of your own SAE (Eqs. 10–15).
 
     Parameters
     ----------
-    x, sae_out : float [token, d], the activations and their reconstructions, same dtype and device.
+    x, sae_out : float [token, d], the activations and their reconstructions, on one device and of one dtype; float16 and
+        bfloat16 are taken as float32 from the start, since squares overflow in the one and lose digits in the other.
     seed : seeds the split of the tokens (60.75 % fit, the rest evaluates) and the bootstrap.
     split : your own `Split` instead; then `groups` is not used.
     groups : int [token], the context of each token. Intervals resample contexts; without it, runs of tokens.
-    intercept : fit affine maps, as the paper does.
+    intercept : fit affine maps, as the paper's text does (its released code does not).
+    interval : "held-out" resamples held-out contexts with the fit held fixed; "fit" fits again without each group of
+        contexts, and covers the value that more and more text would give. For few contexts, and for whole contexts held out.
 
     Raises
     ------
@@ -238,6 +257,8 @@ def decompose(
     """
     if x.ndim != 2:
         raise ValueError(f"x must be [token, d]; given {tuple(x.shape)}")
+    if x.is_floating_point() and sae_out.is_floating_point():
+        x, sae_out = (values.to(torch.promote_types(values.dtype, torch.float32)) for values in (x, sae_out))
     check_reconstruction(sae_out, x, "sae_out", slice(0, len(x)))
     if split is None:
         if groups is not None and groups.shape != x.shape[:1]:
@@ -245,7 +266,8 @@ def decompose(
         group = runs(len(x)) if groups is None else torch.unique(groups.cpu(), return_inverse=True)[1]
         split = Split.random(group, seed=seed)
     design = Design(x, split, intercept=intercept, block=block)
-    result = Decomposer(design, n_bootstrap=n_bootstrap, seed=seed).run(lambda rows, _: sae_out[rows])
+    decomposer = Decomposer(design, n_bootstrap=n_bootstrap, seed=seed, interval=interval)
+    result = decomposer.run(lambda rows, _: sae_out[rows])
     error, linear = x - sae_out, result.error_map(x)
     names = (
         "r2_error_norm",

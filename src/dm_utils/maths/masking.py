@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dm_utils.maths import jackknife, synthetic
 from dm_utils.maths.jackknife import replicate
+from dm_utils.maths.regression import factorise
 from dm_utils.maths.resampling import Estimate
 
 
@@ -51,7 +52,7 @@ def masked_fvu(
     everything = y.T @ (v[:, None] * y)
     masked = y[~kept].T @ (v[~kept, None] * y[~kept])
     total = float(everything.trace())
-    lost = masked @ torch.linalg.pinv(everything, hermitian=True) @ (everything - masked)
+    lost = masked @ factorise(everything)[1](everything - masked)
     return float(masked.trace()) / total, max(float(lost.trace()) / total, 0.0)
 
 
@@ -59,8 +60,8 @@ def leverage(dictionary: Float[Tensor, "latent d"], variance: Float[Tensor, " la
     """``h_i = s_i^2 y_i^T C^+ y_i``: the R^2 of the best linear prediction of w_i from x, for uncorrelated weights."""
     _check(dictionary, variance)
     y, v = dictionary.double(), variance.double()
-    inverse = torch.linalg.pinv(y.T @ (v[:, None] * y), hermitian=True)
-    return v * ((y @ inverse) * y).sum(1)
+    solved = factorise(y.T @ (v[:, None] * y))[1](y.T)
+    return v * (y * solved.T).sum(1)
 
 
 def mean_leverage(dictionary: Float[Tensor, "latent d"], variance: Float[Tensor, " latent"]) -> float:
@@ -108,12 +109,12 @@ def masked_curve(
     _check(dictionary, variance)
     y, v = dictionary.double(), variance.double()
     everything = y.T @ (v[:, None] * y)
-    inverse, total = torch.linalg.pinv(everything, hermitian=True), float(everything.trace())
+    solve, total = factorise(everything)[1], float(everything.trace())
     rows = []
     for fraction in fractions:
         gone = ~kept_after(order, fraction)
         masked = y[gone].T @ (v[gone, None] * y[gone])
-        lost = float(masked.trace() - ((masked @ inverse) * masked).sum())
+        lost = float(masked.trace() - (solve(masked) * masked).sum())
         rows.append((fraction, float(masked.trace()) / total, max(lost / total, 0.0)))
     return pd.DataFrame(rows, columns=["masked", "fvu", "fvu_nonlinear"])
 
@@ -166,7 +167,7 @@ def recovered_part(x: Float[Tensor, "token d"], masked: Float[Tensor, "token d"]
     """FVU and FVU_nonlinear of ``x - masked``, fitted on the even rows and measured on the odd ones."""
     rows = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
     fit, rest = rows[::2], rows[1::2]
-    coef = torch.linalg.pinv(fit.T @ fit, hermitian=True) @ (fit.T @ masked[::2].double())
+    coef = factorise(fit.T @ fit)[1](fit.T @ masked[::2].double())
     total = synthetic.variance(x[1::2])
     return synthetic.variance(masked[1::2]) / total, synthetic.variance(masked[1::2] - rest @ coef) / total
 

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dm_utils.maths.regression import factorise
 from dm_utils.maths.weight_laws import Moments, ratio, slopes
 
 UNIT_TOLERANCE = 1e-4
@@ -119,7 +120,7 @@ def best_probe(dictionary: Float[Tensor, "latent d"], moments: Moments) -> NormP
     variance, k3 = moments.variance.clamp_min(0.0), moments.third_cumulant
     covariance = y.T @ (variance[:, None] * y)  # [d, d]
     tilt = y.T @ k3  # [d]
-    solved = torch.linalg.pinv(covariance, hermitian=True) @ tilt
+    solved = factorise(covariance)[1](tilt[:, None])[:, 0]
     vector = 2 * (y.T @ moments.mean) + solved
     explained = float(vector @ covariance @ vector)
     interference = 2 * float(covariance.square().sum() - variance.square().sum())

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split, check_finite, r2_weighted
+from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split, check_finite, r2_weighted, warn_if_few
 
 BLOCK = 8192
+SAMPLE = 512  # tokens whose median is the shift about which moments are summed
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,12 @@ class Design:
 
     Solves min_{B,c} Σ_fit ‖y − xB − c‖² (Eqs. 10 and 11 with the intercept the paper mentions) from
     G = Σ (x − x̄)ᵀ(x − x̄): Cholesky where G is well conditioned, else its eigenvalue pseudo-inverse. `rank` is
-    the numerical rank of G. x [token, d] may sit on any device or be memory-mapped; blocks move to `device`.
+    the numerical rank of G. x [token, d] may sit on any device or be memory-mapped; blocks move to `device`, halves
+    as float32 (`dtype`).
+
+    Sums run over x − shift and y − shift, each shift near the mean, and are moved to the means afterwards. The shift of x
+    is the median of some tokens, a value that x takes: x − shift is then exactly zero where a column is constant, however
+    inexact its mean. A column that moves by less than rounding moves its mean, ε|x̄|, counts as constant.
     """
 
     def __init__(
@@ -69,56 +76,72 @@ class Design:
             block,
             name,
         )
+        warn_if_few(split, x.shape[1], name)
+        self.n_fit = n_fit
+        self.dtype = torch.promote_types(x.dtype, torch.float32)
         self.device = torch.device(device or x.device)
-        self._exact = torch.float64 if self.device.type == "cpu" else x.dtype
-        self.mean, gram = self._moments()
-        self.rank, self._solve = factorise(gram)
+        self._exact = product_dtype(self.device, self.dtype)
+        self.shift, self._sum = self._shift(), torch.zeros(x.shape[1], dtype=torch.float64)
+        gram = self._moments()
+        self.mean = self.shift + self._sum / n_fit
+        rounding = torch.finfo(self.dtype).eps * self.mean.abs() if intercept else torch.zeros_like(self.mean)
+        self.rank, self._solve = factorise(gram, n_fit * rounding**2)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "token d"]]]:
-        """Walk through the tokens in order, `block` at a time, on the compute device."""
+        """Walk through the tokens in order, `block` at a time, on the compute device, in `dtype`."""
         for start in range(0, len(self.x), self.block):
             rows = slice(start, min(start + self.block, len(self.x)))
-            yield rows, self.x[rows].to(self.device)
+            yield rows, self.x[rows].to(self.device, self.dtype)
 
-    def _moments(self) -> tuple[Tensor, Tensor]:
+    def _shift(self) -> Float[Tensor, " d"]:
+        """Of each column, the median of some fitting tokens; zero without an intercept, where nothing is centred."""
+        if not self.intercept:
+            return torch.zeros(self.x.shape[1], dtype=torch.float64)
+        fit = self.split.fit.nonzero()[:, 0]
+        some = fit[:: max(1, len(fit) // SAMPLE)].to(self.x.device)
+        check_finite(self.x[some], self.name)
+        return self.x[some].cpu().double().median(0).values
+
+    def _moments(self) -> Float[Tensor, "d d"]:
+        """Σ_fit (x − x̄)ᵀ(x − x̄), in float64 on every device; `_sum` becomes Σ_fit (x − shift)."""
         d = self.x.shape[1]
-        mean, gram = (
-            torch.zeros(d, dtype=torch.float64),
-            torch.zeros(d, d, dtype=torch.float64),
-        )
+        gram = torch.zeros(d, d, dtype=torch.float64)
         for rows, x in self.blocks():
             check_finite(x, f"{self.name}, tokens {rows.start} to {rows.stop - 1}")
-            mean += x[self.split.fit[rows].to(x.device)].sum(0, dtype=self._exact).cpu().double()
-        mean = mean / self.split.fit.sum() if self.intercept else torch.zeros_like(mean)
-        for rows, x in self.blocks():
-            centred = self._centred(x[self.split.fit[rows].to(x.device)], mean)
-            gram += (centred.T @ centred).cpu().double()
-        return mean, gram
+            moved = self._moved(x[self.split.fit[rows].to(x.device)])
+            moved = moved.double() if moved.device.type != "mps" else moved.cpu().double()
+            self._sum += moved.sum(0).cpu()
+            gram += (moved.T @ moved).cpu()
+        return gram - torch.outer(self._sum, self._sum) / self.n_fit if self.intercept else gram
 
-    def _centred(self, x: Tensor, mean: Tensor) -> Tensor:
-        return x.to(self._exact) - mean.to(x.device, self._exact)
+    def _moved(self, x: Tensor) -> Tensor:
+        return x.to(self._exact) - self.shift.to(x.device, self._exact)
 
     def fit_map(self, target: Callable[[slice, Tensor], Float[Tensor, "token target"]]) -> AffineMap:
         """Fit the affine map from x to `target(rows, x_block)`, reading each block once."""
-        cross, y_sum = None, None
+        cross, y_shift = torch.zeros(0), torch.zeros(0)
+        y_sum = torch.zeros(0)
         for rows, x in self.blocks():
             y = target(rows, x)
             check_finite(y, f"target of {self.name}, tokens {rows.start} to {rows.stop - 1}")
             fit = self.split.fit[rows].to(x.device)
             y = y[fit].to(self._exact)
-            if cross is None or y_sum is None:
-                cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
+            if not len(y):
+                continue
+            if not len(cross):
+                y_shift = y.mean(0) if self.intercept else torch.zeros_like(y[0])
                 y_sum = torch.zeros(y.shape[1], dtype=torch.float64)
-            cross += (self._centred(x[fit], self.mean).T @ y).cpu().double()
+                cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
+            y = y - y_shift
+            cross += (self._moved(x[fit]).T @ y).cpu().double()
             y_sum += y.sum(0).cpu().double()
-        if cross is None or y_sum is None:
-            raise ValueError(f"{self.name} holds no tokens")
-        coef = self._solve(cross)
-        y_mean = y_sum / self.split.fit.sum() if self.intercept else torch.zeros_like(y_sum)
-        return AffineMap(coef, y_mean - self.mean @ coef)
+        if not self.intercept:
+            return AffineMap(self._solve(cross), torch.zeros_like(y_sum))
+        coef = self._solve(cross - torch.outer(self._sum, y_sum) / self.n_fit)
+        return AffineMap(coef, y_shift.cpu().double() + y_sum / self.n_fit - self.mean @ coef)
 
     def probe(
         self,
@@ -186,23 +209,38 @@ def r2_of_prediction(
     return Bootstrap(sums.totals, n_bootstrap, seed).estimate(r2_weighted)
 
 
-def factorise(gram: Float[Tensor, "d d"]) -> tuple[int, Callable[[Tensor], Tensor]]:
+def product_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """In which numbers x'y is summed: float64 on a CPU; elsewhere those of x, since a GPU is slow at more or has none."""
+    return torch.float64 if device.type == "cpu" else dtype
+
+
+def factorise(gram: Float[Tensor, "d d"], floor: Tensor | float = 0.0) -> tuple[int, Callable[[Tensor], Tensor]]:
     """Factorise a float64 Gram matrix; return its numerical rank and the solver b ↦ G⁺b.
 
-    Columns are scaled to unit variance first, so that the rank does not depend on units.
+    Columns are scaled to unit variance first, so that the rank does not depend on units. A column whose diagonal entry
+    does not exceed `floor` holds nothing but rounding: its coefficients are 0.
     """
-    d = len(gram)
-    scale = gram.diagonal().sqrt()
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    correlation = gram / scale / scale[:, None]
-    tolerance = 64 * d * torch.finfo(torch.float64).eps
+    varies = gram.diagonal() > floor
+    scale = gram.diagonal()[varies].sqrt()[:, None]
+    correlation = gram[varies][:, varies] / scale.T / scale
+    tolerance = 64 * len(gram) * torch.finfo(torch.float64).eps
     lower, failed = torch.linalg.cholesky_ex(correlation)
-    if not failed and lower.diagonal().min() ** 2 > tolerance:
-        return (
-            d,
-            lambda b: torch.cholesky_solve(b / scale[:, None], lower) / scale[:, None],
-        )
-    values, vectors = torch.linalg.eigh(correlation)
-    kept = values > tolerance * values.max().clamp_min(torch.finfo(torch.float64).tiny)
-    half = vectors[:, kept] / values[kept].sqrt()
-    return int(kept.sum()), lambda b: half @ (half.T @ (b / scale[:, None])) / scale[:, None]
+    inverse: Callable[[Tensor], Tensor]
+    if len(scale) and not failed and lower.diagonal().min() ** 2 > tolerance:
+        rank, inverse = len(scale), partial(_cholesky_solve, lower)
+    else:
+        values, vectors = torch.linalg.eigh(correlation)
+        kept = values > tolerance * values.amax() if len(scale) else values > 0
+        half = vectors[:, kept] / values[kept].sqrt()
+        rank, inverse = int(kept.sum()), lambda b: half @ (half.T @ b)
+
+    def solve(b: Tensor) -> Tensor:
+        coef = torch.zeros_like(b)
+        coef[varies] = inverse(b[varies] / scale) / scale
+        return coef
+
+    return rank, solve
+
+
+def _cholesky_solve(lower: Tensor, b: Tensor) -> Tensor:
+    return torch.cholesky_solve(b, lower)

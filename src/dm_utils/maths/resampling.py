@@ -5,6 +5,7 @@ Tokens of one context are not independent, so contexts are what a bootstrap draw
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+log = logging.getLogger("dm_utils")
 Sums = dict[str, Tensor]
+ENOUGH_CONTEXTS = 30  # from here on percentile intervals cover 93 % or more
+NOISE = 0.1  # how much of the residual may be noise of the fit before a warning
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,38 @@ def runs(n_tokens: int, n_runs: int = 500) -> Int[Tensor, " token"]:
 
 def check_finite(values: Tensor, what: str) -> None:
     """Refuse NaN and Inf, naming what holds them."""
+    if values.numel() == 0 or torch.isfinite(torch.stack(torch.aminmax(values))).all():  # NaN passes into both
+        return
     bad = ~torch.isfinite(values)
-    if bad.any():
-        raise ValueError(f"{what}: {int(bad.sum())} of {bad.numel()} values are NaN or Inf")
+    raise ValueError(f"{what}: {int(bad.sum())} of {bad.numel()} values are NaN or Inf")
+
+
+def coverage(n_groups: int) -> float:
+    """How often a percentile bootstrap over n groups covers the mean of a normal: P(|t_{n−1}| < 1.96 √((n−1)/n))."""
+    from scipy.stats import t as student
+
+    return float(2 * student.cdf(1.96 * math.sqrt((n_groups - 1) / n_groups), n_groups - 1) - 1)
+
+
+def warn_if_few(split: Split, d: int, name: str) -> None:
+    """Say in numbers what too few contexts do to intervals, and too few tokens to the values themselves.
+
+    The noise of a fit of d coefficients to n tokens adds d/(n − d − 2) to the residual (x normal).
+    """
+    held_out, n_fit = len(torch.unique(split.group[~split.fit])), int(split.fit.sum())
+    if held_out < ENOUGH_CONTEXTS:
+        log.warning(
+            "%s: %d contexts hold out tokens; 95 %% intervals from so few cover the truth about %.0f %% of the time. "
+            "Give %d contexts or more, or ask for interval = 'fit'",
+            *(name, held_out, 100 * coverage(held_out), 2 * ENOUGH_CONTEXTS),
+        )
+    spare = n_fit - d - 2
+    if d > NOISE * spare:
+        log.warning(
+            "%s: %d tokens fit %d coefficients; the noise of the fit alone raises what is left unexplained %s, and lowers R². "
+            "Give %d fitting tokens or more",
+            *(name, n_fit, d, f"by about {100 * d / spare:.0f} %" if spare > 0 else "without bound", 11 * d + 2),
+        )
 
 
 class HeldOutSums:

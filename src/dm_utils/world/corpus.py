@@ -23,6 +23,7 @@ from dm_utils.world import hub
 from dm_utils.world.profile import Profile
 
 log = logging.getLogger("dm_utils")
+SAVES = 20  # how often a stream keeps what it gave, until it has given all
 READERS = {".txt": "text", ".parquet": "parquet", ".jsonl": "json", ".json": "json"}  # how `datasets` calls each format
 
 
@@ -35,10 +36,16 @@ def batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
 
 @dataclass
 class Progress:
-    """How far the packing of a text has come: documents used up, and their tokens that fill no context yet."""
+    """How far the packing of a text has come: documents used up, and their tokens that are in no context yet."""
 
     documents: int = 0
     buffer: list[int] = field(default_factory=list)
+    used: int = 0  # how many tokens at the start of the buffer are in contexts already
+
+    @property
+    def left(self) -> np.ndarray:
+        """The tokens that wait for a context."""
+        return np.array(self.buffer[self.used :], dtype=np.int64)
 
 
 def pack(
@@ -46,7 +53,7 @@ def pack(
 ) -> Iterator[np.ndarray]:
     """Yield contexts of `ctx_len` tokens: BOS, then text. A blank line ends each document, as in the lab's training.
 
-    `size` documents are tokenised at a time; `progress` is kept up to date between them.
+    `size` documents are tokenised at a time; `progress` is up to date whenever a context is given.
     """
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if bos is None:
@@ -57,11 +64,12 @@ def pack(
         texts = [document + SEPARATOR for document in some]
         buffer += chain.from_iterable(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
         progress.documents += len(some)
-        start = 0
-        while len(buffer) - start >= ctx_len - 1:
+        while len(buffer) - progress.used >= ctx_len - 1:
+            start = progress.used
+            progress.used += ctx_len - 1
             yield np.array([bos, *buffer[start : start + ctx_len - 1]])
-            start += ctx_len - 1
-        del buffer[:start]
+        del buffer[: progress.used]
+        progress.used = 0
 
 
 def contexts(
@@ -69,7 +77,7 @@ def contexts(
 ) -> Int[Tensor, "context ctx_len"]:
     """The token contexts of a profile, the same on every run with the same text, tokenizer and seed.
 
-    With a store and a key, a stream that breaks off leaves what it gave there, and the next call goes on from it.
+    With a store and a key, a stream that breaks off, or is killed, leaves there what it gave, and the next call goes on.
     """
     if profile.dataset == "stdlib-docs":
         found = list(pack(evaluation_text(), tokenizer, profile.ctx_len))
@@ -86,25 +94,36 @@ def contexts(
 
 
 def _streamed(profile: Profile, tokenizer: Any, store: Any | None, key: Mapping[str, Any]) -> list[np.ndarray]:
-    """Pack a stream from where the last call stopped."""
+    """Pack a stream from where the last call stopped, keeping what it gave as it goes: a killed run says no goodbye."""
     found, progress = [], Progress()
+    key = store.full_key(key, (__name__,)) if store else key
     if store and (kept := store.load("contexts_so_far", key)):
         found, progress = list(kept[1]["contexts"]), Progress(kept[0]["documents"], kept[1]["buffer"].tolist())
         log.info("%s: going on after %d contexts that an earlier run kept", profile.dataset, len(found))
+
+    def keep() -> None:
+        if store and found:
+            arrays = {"contexts": np.stack(found), "buffer": progress.left}
+            store.save("contexts_so_far", key, {"documents": progress.documents}, arrays, by=(__name__,))
+
+    every = max(1, profile.n_contexts // SAVES)
     try:
-        stream = documents(profile, progress.documents)
-        for context in pack(stream, tokenizer, profile.ctx_len, progress, size=16):
+        for context in pack(documents(profile, progress.documents), tokenizer, profile.ctx_len, progress, size=16):
             found.append(context)
             if len(found) == profile.n_contexts:
                 break
+            if len(found) % every == 0:
+                keep()
     except hub.LoadError as error:
+        keep()
         if not store or not found:
             raise
-        arrays = {"contexts": np.stack(found), "buffer": np.array(progress.buffer, dtype=np.int64)}
-        store.save("contexts_so_far", key, {"documents": progress.documents}, arrays)
         raise hub.LoadError(
             f"{error}. The {len(found)} of {profile.n_contexts} contexts read so far are kept: run again to go on from there"
         ) from error
+    except KeyboardInterrupt:
+        keep()
+        raise
     return found
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dm_utils.base.errors import ParameterError
-from dm_utils.base.files import file_sha256
+from dm_utils.base.files import identity_of
 from dm_utils.world import hub
 from dm_utils.world.memory import available, describe, with_less
 from dm_utils.world.profile import Component, Profile
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("dm_utils")
 TOKENIZER_FILES = ("config.json", "*token*", "vocab*", "merges.txt", "*.model", "chat_template*")
 MODEL_FILES = (*TOKENIZER_FILES, "generation_config.json", "*.safetensors", "*.safetensors.index.json")
+READ_AS_TEXT = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".spm", ".py"}  # of a local folder
+WEIGHTS = {".safetensors", ".bin"}
 SITES: dict[Component, tuple[str, ...]] = {
     "resid": ("hook_resid_post",),
     "mlp": ("hook_mlp_out",),
@@ -80,12 +82,21 @@ def revision(profile: Profile) -> str:
 
 
 def identity(profile: Profile) -> str:
-    """What tells this model from every other in a result's key: file digests, or hub id and commit."""
+    """What tells this model from every other in a result's key: hub id and commit, or the contents of a folder's files."""
+    return _identity(profile, READ_AS_TEXT | WEIGHTS)
+
+
+def tokenizer_identity(profile: Profile) -> str:
+    """The same of the model's tokenizer: a folder's files but for the weights."""
+    return _identity(profile, READ_AS_TEXT)
+
+
+def _identity(profile: Profile, suffixes: set[str]) -> str:
     if sha := revision(profile):
         return f"{profile.model}@{sha}"
     folder = model_path(profile)
-    files = [*sorted(folder.glob("*.safetensors")), folder / "config.json"]
-    return " ".join(f"{path.name}:{file_sha256(path)}" for path in files)
+    files = [*folder.glob("*"), *folder.glob("additional_chat_templates/*")]
+    return identity_of(path for path in files if path.is_file() and path.suffix in suffixes)
 
 
 def load_tokenizer(profile: Profile) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def model_sizes(model: str, revision: str | None = None) -> dict[str, int]:
 
 
 def complete(base: Profile, changed: dict[str, Any]) -> dict[str, Any]:
-    """Overrides of a profile, with what follows from them: a model's sizes, title and layer; lists of releases."""
+    """Overrides of a profile, with what follows from them: a model's sizes and title; the layer, L0 and width of its SAEs."""
     if "releases" in changed:
         changed = changed | {"releases": by_component(changed["releases"])}
     model, layer = changed.get("model", base.model), base.layer
@@ -51,17 +52,29 @@ def complete(base: Profile, changed: dict[str, Any]) -> dict[str, Any]:
         sizes = model_sizes(model, changed.get("model_revision"))
         changed = {"name": "own", "title": Path(model).name, **sizes, **changed}
         layer = min(round(base.layer / base.n_layers * changed["n_layers"]), changed["n_layers"] - 1)  # as deep
-    return {"layer": nearest_layer(changed.get("releases"), layer), **changed}
+    return {"layer": layer, **nearest(changed, base, layer), **changed}
 
 
-def nearest_layer(releases: Any, layer: int) -> int:
-    """The layer nearest to `layer` at which local folders of SAEs have residual SAEs, or others if there are none."""
+def nearest(changed: Mapping[str, Any], base: Profile, layer: int) -> dict[str, Any]:
+    """Layer, L0 and width of the local SAEs nearest to `layer` and to the base's own; residual SAEs if there are any."""
     from dm_utils.world.saes import release_catalog
 
+    releases = changed.get("releases")
     names = [name for names in releases.values() for name in names] if isinstance(releases, Mapping) else []
-    refs = [ref for name in names if Path(name).expanduser().is_dir() for ref in release_catalog(name)]
-    layers = {ref.layer for ref in refs if ref.component == "resid"} or {ref.layer for ref in refs} or {layer}
-    return min(layers, key=lambda other: (abs(other - layer), other))
+    refs = [ref for name in dict.fromkeys(names) if Path(name).expanduser().is_dir() for ref in release_catalog(name)]
+    refs = [ref for ref in refs if ref.component == "resid"] or refs
+    if not refs:
+        return {}
+    wanted = changed["layer"] if isinstance(changed.get("layer"), int) else layer  # a wrong type is refused later
+    layer = min({ref.layer for ref in refs}, key=lambda other: (abs(other - wanted), other))
+    here = [ref for ref in refs if ref.layer == layer]
+    found: dict[str, Any] = {"layer": layer, "width": _nearest(base.width, [ref.d_sae for ref in here])}
+    labels = [ref.l0 for ref in here if ref.l0 > 0]
+    return found | ({"near_l0": _nearest(base.near_l0, labels)} if labels else {})
+
+
+def _nearest(wanted: float, there: Sequence[float]) -> float:
+    return min(there, key=lambda value: (abs(math.log(value / wanted)), value))
 
 
 def by_component(releases: Any) -> Any:

@@ -58,6 +58,10 @@ class Profile(BaseModel):
     n_bootstrap: Annotated[int, Field(ge=100)] = Field(
         default=1000, description="a whole number of resamples, at least 100"
     )
+    interval: Literal["held-out", "fit"] = Field(
+        default="held-out",
+        description="'held-out' or 'fit': whether intervals hold the fitted maps fixed, or cover them too",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="the model's: 'float32', 'bfloat16' or 'float16'"
     )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ GEMMA_2_SITE: dict[str, str] = {"resid_post": "hook_resid_post", "mlp_out": "hoo
 GEMMA_SITE: dict[str, str] = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
 
 
+@cache
 def registry_catalog(release: str) -> tuple[SaeRef, ...]:
     """Every SAE of a SAELens release that sits at a site studied here; needs no network.
 

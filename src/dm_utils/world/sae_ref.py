@@ -34,7 +34,7 @@ class SaeRef:
 
     @property
     def commit(self) -> str:
-        """The commit of the SAE's repository on the hub; for an SAE of a local folder, its file's digest."""
+        """The commit of the SAE's repository on the hub; for an SAE of a local folder, a digest of its files."""
         return hub.commit(self.repo, self.revision or None) if self.repo else self.revision
 
     def key(self) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dm_utils.base.errors import ParameterError
-from dm_utils.base.files import file_sha256
+from dm_utils.base.files import identity_of
 from dm_utils.maths.codes import reconstruct
+from dm_utils.maths.resampling import check_finite
 from dm_utils.world.models import parse_hook
 from dm_utils.world.profile import Component, Profile
 from dm_utils.world.sae_ref import SaeRef
@@ -56,7 +57,6 @@ def catalog(profile: Profile, component: Component = "resid") -> list[SaeRef]:
     return sorted(found, key=lambda ref: (ref.layer, ref.architecture, ref.d_sae, ref.l0, ref.id))
 
 
-@cache
 def release_catalog(release: str) -> tuple[SaeRef, ...]:
     """The SAEs of the lab's suite, of a local folder of SAELens folders, or of a SAELens release (`name@revision`)."""
     if release == "lab":
@@ -78,10 +78,20 @@ def folder_catalog(folder: Path, release: str) -> tuple[SaeRef, ...]:
         raise ParameterError(
             f"{folder} holds no SAE: expected cfg.json and sae_weights.safetensors, or folders of them"
         )
-    return tuple(_folder_ref(path, release) for path in configs)
+    return tuple(_folder_ref(path, release, _state(path.parent)) for path in configs)
 
 
-def _folder_ref(path: Path, release: str) -> SaeRef:
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors") and path.is_file())
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of change of an SAE's files: while they stay, so does its catalog entry."""
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _files(folder))
+
+
+@cache
+def _folder_ref(path: Path, release: str, _: tuple[tuple[str, int, int], ...]) -> SaeRef:
     config = json.loads(path.read_text())
     metadata = config.get("metadata", {})
     hook = metadata.get("hook_name") or config.get("hook_name") or ""
@@ -89,7 +99,6 @@ def _folder_ref(path: Path, release: str) -> SaeRef:
         component, layer = parse_hook(hook)
     except ParameterError as error:
         raise ParameterError(f"the SAE in {path.parent}: {error}") from None
-    weights = path.parent / "sae_weights.safetensors"
     return SaeRef(
         release=release,
         id=path.parent.name,
@@ -99,7 +108,7 @@ def _folder_ref(path: Path, release: str) -> SaeRef:
         architecture=config["architecture"],
         d_sae=config["d_sae"],
         l0=float(metadata.get("near_l0") or metadata.get("l0") or config.get("k") or 0),
-        revision=file_sha256(weights)[:16] if weights.exists() else "missing",
+        revision=identity_of(_files(path.parent))[:16],
     )
 
 
@@ -131,8 +140,19 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> SAE[Any]:
     return sae.eval().requires_grad_(False)
 
 
+def check_weights(sae: SAE[Any], name: str) -> None:
+    """Refuse an SAE that holds NaN or Inf: a comparison drops them, so that its numbers would look like numbers."""
+    for part, values in sae.state_dict().items():
+        if values.is_floating_point():
+            try:
+                check_finite(values, f"{part} of the SAE {name!r}")
+            except ValueError as error:
+                raise ParameterError(str(error)) from None
+
+
 def check_loaded(ref: SaeRef, sae: SAE[Any]) -> None:
-    """Refuse an SAE whose weights are not what its catalog entry says."""
+    """Refuse an SAE whose weights are not what its catalog entry says, or not numbers."""
+    check_weights(sae, ref.id)
     hook = sae.cfg.metadata.hook_name
     if hook and hook != ref.hook_name:
         raise ParameterError(f"the SAE {ref.id!r} of {ref.release} was trained at {hook}, not at {ref.hook_name}")
