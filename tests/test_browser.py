@@ -184,7 +184,9 @@ def test_on_a_phone_charts_fit_or_scroll_inside_themselves(browser: Browser, sit
     with visit(browser, site, DEMO, width=390) as seen:
         charts = "[...document.querySelectorAll('.dm-chart')]"
         assert seen.page.evaluate(f"Math.max(...{charts}.map(one => one.clientWidth))") <= 390
-        wide = seen.page.evaluate(f"{charts}.filter(one => one.scrollWidth > one.clientWidth).map(one => one.ariaLabel)")
+        wide = seen.page.evaluate(
+            f"{charts}.filter(one => one.scrollWidth > one.clientWidth).map(one => one.ariaLabel)"
+        )
         assert all("4" in name for name in wide), "only cells that hold intervals need more than a phone"
 
 

@@ -30,7 +30,9 @@ from dm_utils.chart_bundle import PROGRAM, bundle, chart_html, escape_json
 HERE = Path(__file__).parent
 VEGALITE_MIME = "application/vnd.vegalite.v6+json"
 VIEW = re.compile(r'<script type="application/vnd.jupyter.widget-view\+json">(.*?)</script>', re.S)
-ICON_RULE = re.compile(r'(?:\.fa-[\w-]+(?:::?before)?,?)+\{content:"[^"]*"\}|@font-face\{[^}]*fontawesome[^}]*\}')  # a fifth of the theme
+ICON_RULE = re.compile(
+    r'(?:\.fa-[\w-]+(?:::?before)?,?)+\{content:"[^"]*"\}|@font-face\{[^}]*fontawesome[^}]*\}'
+)  # a fifth of the theme
 
 
 class ChartRenderer:
