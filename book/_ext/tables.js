@@ -1,6 +1,6 @@
-// A table that does not fit its column first takes the margin, then closer cells; on a phone each of its rows becomes a card.
-const PHONE = 600; // px
-const steps = () => (innerWidth <= PHONE ? ["dm-tight", "dm-cards"] : ["full-width", "dm-tight"]);
+// A table that does not fit its column takes the margin, then closer cells. Where there is no margin, each of its rows becomes a card.
+const MARGIN = 1200; // px: from this width on, the theme has one
+const steps = () => (innerWidth < MARGIN ? ["dm-tight", "dm-cards"] : ["full-width", "dm-tight"]);
 const INTERVAL = /^[-−\d.,e]+ \[[-−\d.,e]+, [-−\d.,e]+\]$/;
 const tables = [...document.querySelectorAll(".bd-article table:not(.highlighttable)")];
 
