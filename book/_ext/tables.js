@@ -1,12 +1,17 @@
-// A table that does not fit its column first takes the margin, then closer cells; on a phone each of its rows becomes a card.
-const PHONE = 600; // px
-const steps = () => (innerWidth <= PHONE ? ["dm-tight", "dm-cards"] : ["full-width", "dm-tight"]);
+// A table that does not fit its column takes the margin, then closer cells. Where there is no margin, each of its rows becomes a card.
+const MARGIN = 1200; // px: from this width on, the theme has one
+const steps = () => (innerWidth < MARGIN ? ["dm-tight", "dm-cards"] : ["full-width", "dm-tight"]);
+const INTERVAL = /^[-−\d.,e]+ \[[-−\d.,e]+, [-−\d.,e]+\]$/;
 const tables = [...document.querySelectorAll(".bd-article table:not(.highlighttable)")];
 
 for (const table of tables) {
   const heads = [...table.querySelectorAll("thead tr:last-child th")].map((cell) => cell.textContent.trim());
   for (const row of table.tBodies[0]?.rows || []) {
-    [...row.cells].forEach((cell, index) => { if (heads[index]) cell.dataset.head = heads[index]; });
+    [...row.cells].forEach((cell, index) => {
+      if (heads[index]) cell.dataset.head = heads[index];
+      // An interval that must break does so before its bracket.
+      if (INTERVAL.test(cell.textContent)) cell.textContent = cell.textContent.replace(", ", ",\u00a0");
+    });
   }
   if (!table.closest(".dm-table")) {
     const frame = Object.assign(document.createElement("div"), { className: "dm-frame" });

@@ -1,6 +1,7 @@
 // Draws charts in the book and in Jupyter; bundled with Vega, so `vegaEmbed` is in scope.
 const NARROW = 560; // px: below this, charts side by side are stacked
 const LETTER = 7; // px: mean width of a letter of axis and legend text
+const LINE = 15; // px: height of a line of it
 
 const GAP = 40; // px: ticks and padding beside a plot
 const CELL = 84; // px: an interval inside a cell of a heat map
@@ -45,6 +46,14 @@ function fitLegend(channel, names, width) {
   channel.legend = wrapLabels(legend, names, width - 2 * GAP);
 }
 
+// Rows are as tall as the most lines that one of their names needs.
+function growRows(spec, names, room) {
+  const lines = Math.max(...names.map((name) => [wrap(String(name), room)].flat().length));
+  const step = lines > 1 ? LINE * lines + 2 : 0;
+  if (typeof spec.height === "number") spec.height = Math.max(spec.height, names.length * step);
+  else if (spec.height?.step) spec.height.step = Math.max(spec.height.step, step);
+}
+
 // Titles, names and notes of one plot that is `width` wide with its axes.
 function fitView(view, spec, width) {
   const { x, y } = view.encoding || {};
@@ -52,6 +61,7 @@ function fitView(view, spec, width) {
   if (isNamed(y) && y.axis !== null) {
     const names = namesOf(y, view, spec), room = Math.max(width * 0.42, 120);
     if (view.mark?.type !== "text") y.axis = wrapLabels(y.axis || {}, names, room);
+    growRows(spec, names, room);
     beside = GAP + Math.min(widest(names), room);
   }
   for (const [channel, room] of [[x, width - beside], [y, typeof view.height === "number" ? view.height : 300]]) {
