@@ -19,4 +19,6 @@ def make_page(folder: Path, data: Path) -> None:
     (folder / "notebooks").mkdir(parents=True)
     shutil.copytree(MODULES, folder / "notebooks/_static")
     (folder / "notebooks/index.html").write_text(PAGE, encoding="utf-8")
+    part = PAGE.replace("data-files", 'data-parts="tokens intervene" data-files')
+    (folder / "notebooks/part.html").write_text(part, encoding="utf-8")
     (folder / "data").symlink_to(data.resolve())

@@ -256,3 +256,14 @@ def test_an_hour_of_typing_does_not_fill_the_memory(seen: Visit) -> None:
     renderers = [one for one in psutil.Process().children(recursive=True) if "--type=renderer" in one.cmdline()]
     used = [one.memory_full_info().uss for one in renderers]  # the worker's memory too: it lives in the tab's process
     assert used and max(used) < 300e6, used
+
+
+def test_a_chapter_may_show_one_part_of_it(browser: Browser, site: str) -> None:
+    with visit(browser, site, "notebooks/part.html") as seen:
+        seen.page.wait_for_selector(".dmx-next td")
+        assert seen.page.locator(".dmx-token").count() > 50
+        assert seen.page.locator(".dmx textarea, .dmx-take, .dmx-picture").count() == 0
+        seen.page.get_by_role("button", name="x itself").click()
+        seen.page.wait_for_function("document.querySelector('.dmx-said').innerText.includes('100 % nonlinear')")
+        assert seen.page.evaluate("location.hash") == ""
+        seen.assert_clean()

@@ -11,6 +11,7 @@ import anywidget
 import traitlets as t
 
 MODULES = Path(__file__).parent / "explorer"
+PARTS = ("text", "sae", "tokens", "look", "intervene", "take")
 FRONT = ("dom", "state", "choose", "tokens", "vectors", "panel", "intervene", "explorer", "widget")
 
 
@@ -33,15 +34,23 @@ class Explorer(anywidget.AnyWidget):
         Takes a request and gives its answer, as `engine.explorer_contract` says: `engine.explorer.Kernel(study).answer`.
     state : mapping, optional
         What to show first: `text`, `sae`, `pin` (a second SAE), `position`, `shade`, `linear`, `nonlinear`, `everywhere`.
+    parts : sequence of str
+        What of it to show, of `PARTS`; none means all.
     """
 
     _esm = bundle()
     _css = (MODULES / "explorer.css").read_text(encoding="utf-8")
     state = t.Dict().tag(sync=True)
+    parts = t.List(t.Enum(PARTS)).tag(sync=True)
 
-    def __init__(self, answer: Callable[[Mapping[str, Any]], dict[str, Any]], state: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        answer: Callable[[Mapping[str, Any]], dict[str, Any]],
+        state: Mapping[str, Any] | None = None,
+        parts: Iterable[str] = (),
+    ):
         self._answer = answer
-        super().__init__(state=dict(state or {}))
+        super().__init__(state=dict(state or {}), parts=list(parts))
         self.on_msg(self._hear)
 
     def _hear(self, _: Any, content: Mapping[str, Any], __: Any) -> None:

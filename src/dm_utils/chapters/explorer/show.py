@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 FILES = "explorer"  # the folder of the page's data, beside the tables
 
 
-def explore(study: Study, text: str | None = None, sae: str | None = None, position: int | None = None) -> Any:
+def explore(
+    study: Study,
+    text: str | None = None,
+    sae: str | None = None,
+    position: int | None = None,
+    parts: Sequence[str] = (),
+) -> Any:
     """The explorer of a study: a widget whose kernel computes; in the built book, a page that computes for itself.
 
     The page's own engine has the lab's model, so there the explorer is the lab's whatever the study.
@@ -26,6 +33,8 @@ def explore(study: Study, text: str | None = None, sae: str | None = None, posit
     Parameters
     ----------
     text, sae, position : what it shows first; by default an example, the profile's own SAE, the token with the most dark matter.
+    parts : what of it to show, of `explorer_widget.PARTS`, in a chapter that needs one part only; none means all. In the book
+        such a part reads the data of the explorer's own page.
 
     Raises
     ------
@@ -40,13 +49,12 @@ def explore(study: Study, text: str | None = None, sae: str | None = None, posit
     if "DM_BOOK" not in os.environ:
         from dm_utils.charts.explorer_widget import Explorer
 
-        return Explorer(kernel.answer, state)
-    return _in_the_book(study, state)
+        return Explorer(kernel.answer, state, parts)
+    return _place(state if parts else _write(study, state), parts)
 
 
-def _in_the_book(study: Study, state: dict[str, Any]) -> Any:
-    from IPython.display import HTML
-
+def _write(study: Study, state: dict[str, Any]) -> dict[str, Any]:
+    """Write the page's data, the lab's whatever the study; give what is shown."""
     from dm_utils.engine.study import Study
 
     folder, refs = Path(os.environ.get("DM_TABLES", "tables")) / FILES, None
@@ -54,8 +62,14 @@ def _in_the_book(study: Study, state: dict[str, Any]) -> Any:
         study, state = Study("lab", study.store), {}
         refs = [study.sae()]
     write_site(study, folder, refs, state)
-    held = html.escape(json.dumps(state), quote=True)
-    return HTML(
-        f'<div class="dm-explorer" data-files="../tables/{FILES}/" data-state="{held}"><noscript>The explorer computes in '
-        "the page and needs JavaScript.</noscript></div>"
-    )
+    return state
+
+
+def _place(state: dict[str, Any], parts: Sequence[str]) -> Any:
+    """The element that the page's script fills."""
+    from IPython.display import HTML
+
+    held = {"files": f"../tables/{FILES}/", "state": json.dumps(state), "parts": " ".join(parts)}
+    attributes = " ".join(f'data-{name}="{html.escape(value, quote=True)}"' for name, value in held.items())
+    said = "The explorer computes in the page and needs JavaScript."
+    return HTML(f'<div class="dm-explorer" {attributes}><noscript>{said}</noscript></div>')

@@ -6,15 +6,16 @@ import { asCsv, asPapermill, asPython, fromHash, saeName, toHash } from "./state
 import { SaeChooser } from "./choose.js";
 import { SHADES, striking, TokenStrip, totals } from "./tokens.js";
 
+export const PARTS_OF_PAGE = ["text", "sae", "tokens", "look", "intervene", "take"];
 const PAUSE = 250; // ms without a key before a text is computed
 
 export class Explorer {
   /**
    * `backend.ask(request)` answers as `explorer_contract.py` says. `useAddress`: keep the state in the page's address.
-   * `given`: the part of the first state that the notebook chose.
+   * `given`: the part of the first state that the notebook chose. `parts`: which of PARTS_OF_PAGE to show; none means all.
    */
-  constructor(node, backend, { useAddress = false, given = {} } = {}) {
-    Object.assign(this, { node, backend, useAddress, given, turns: {}, answers: [] });
+  constructor(node, backend, { useAddress = false, given = {}, parts = [] } = {}) {
+    Object.assign(this, { node, backend, useAddress, given, turns: {}, answers: [], parts: new Set(parts.length ? parts : PARTS_OF_PAGE) });
     backend.onNews = (news) => this.news(news);
   }
 
@@ -40,7 +41,9 @@ export class Explorer {
     this.intervention = new InterventionPanel((part) => this.change(part));
     this.side = make("div", { className: "dmx-grid" });
     this.node.classList.add("dmx");
-    this.node.replaceChildren(this.message, this.entry(), this.choices(), this.status, this.bar, this.strip.node, this.strip.key, this.side, this.takeAlong());
+    const text = this.entry(), choices = this.choices(), take = this.takeAlong(), { node: tokens, key } = this.strip;
+    const sections = [["text", text], ["sae", choices], ["", this.status], ["", this.bar], ["tokens", tokens], ["tokens", key], ["", this.side], ["take", take]];
+    this.node.replaceChildren(this.message, ...sections.filter(([part]) => !part || this.parts.has(part)).map(([, node]) => node));
     if (!this.backend.live && this.about.size) this.status.textContent = this.invitation();
   }
 
@@ -158,14 +161,16 @@ export class Explorer {
     const { text, position } = this.state;
     this.strip.choose(position, false);
     const requests = this.ids.map((sae) => ({ kind: "look", text, sae, position }));
-    const seen = this.attempt("look", requests, (...views) => {
+    const seen = this.parts.has("look") && this.attempt("look", requests, (...views) => {
       this.views = views;
       this.drawPanels();
     });
+    if (!seen) this.drawPanels();
     return Promise.all([seen, this.intervene()]);
   }
 
   async intervene() {
+    if (!this.parts.has("intervene")) return this.drawPanels();
     const { text, sae, position, everywhere, linear, nonlinear, latents } = this.state;
     this.intervention.follow(this.state);
     this.wanted = { kind: "intervene", text, sae, position, everywhere, linear, nonlinear, latents };
@@ -197,7 +202,7 @@ export class Explorer {
       this.panels[i].show(saeName(this.sae(id), true), this.views[i], this.answers[i], this.state.position, i ? {} : this.state.latents);
     });
     this.side.classList.toggle("dmx-pair", shown.length > 1);
-    const wanted = [...shown.map((_, i) => this.panels[i].node), this.intervention.node];
+    const wanted = [...shown.map((_, i) => this.panels[i].node), ...(this.parts.has("intervene") ? [this.intervention.node] : [])];
     if (wanted.some((node, i) => this.side.children[i] !== node) || this.side.children.length > wanted.length) this.side.replaceChildren(...wanted);
   }
 

@@ -22,7 +22,7 @@ class KernelBackend {
 }
 
 function render({ model, el }) {
-  new Explorer(el.appendChild(document.createElement("div")), new KernelBackend(model), { given: model.get("state") }).start();
+  new Explorer(el.appendChild(document.createElement("div")), new KernelBackend(model), { given: model.get("state"), parts: model.get("parts") }).start();
 }
 
 export default { render };
