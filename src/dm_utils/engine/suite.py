@@ -9,11 +9,17 @@ import numpy as np
 import pandas as pd
 
 from dm_utils.base.verdicts import verdict
+from dm_utils.maths.resampling import Estimate
 
 
 def near_l0(l0: pd.Series) -> pd.Series:
     """The power of two nearest to each L0 (in its logarithm): what SAEs of one line share."""
     return l0.astype(float).map(lambda value: 2 ** round(np.log2(value)))
+
+
+def estimates(table: pd.DataFrame, metric: str) -> list[Estimate]:
+    """A metric of every SAE of the table, with its interval."""
+    return [Estimate.read(row, metric) for row in table.to_dict("records")]
 
 
 def main_suite(table: pd.DataFrame, architecture: str | None = None) -> pd.DataFrame:
