@@ -35,7 +35,7 @@ def verdicts(main, by_layer):
 
 
 PAPERS = layers([0.72, 0.85, 0.9, 0.9, 0.85, 0.74], [0.3] * 6)
-AS_PAPER = suite([0.82, 0.78, 0.86, 0.84])
+AS_PAPER = suite([0.82, 0.78, 0.86, 0.83])
 
 
 def test_what_the_paper_says_holds_on_what_it_saw():
