@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
@@ -43,7 +45,7 @@ def falls_with_distance(main: pd.DataFrame) -> list[bool | None]:
     cases: list[bool | None] = []
     for _, pairs in main.groupby("large"):
         r2 = estimates(pairs.sort_values("small", ascending=False), "r2")
-        cases += [higher(near, far) for near, far in zip(r2, r2[1:], strict=False)]
+        cases += [higher(near, far) for near, far in pairwise(r2)]
     return cases
 
 
