@@ -89,3 +89,12 @@ def area_names(curve: pd.DataFrame) -> pd.DataFrame:
         name = (row["name"], middle) if there else (f"{row['name']}: none", middle + 6 * thin)
         rows.append(row.to_dict() | dict(zip(("says", "middle"), name, strict=True)))
     return pd.DataFrame(rows)
+
+
+def measured_heights(table: pd.DataFrame) -> pd.DataFrame:
+    """The points of `breakdown` from rows of `Study.measure`: FVU tops the absent features, FVU_nonlinear the nonlinear error."""
+    parts = []
+    for part, name in (("absent", "fvu"), ("nonlinear", "fvu_nonlinear")):
+        heights = table[[name, f"{name}_low", f"{name}_high"]].set_axis(["value", "low", "high"], axis=1)
+        parts.append(heights.assign(d_sae=table["d_sae"], part=part))
+    return pd.concat(parts)
