@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
-from dm_utils.chapters.s04_4_per_token.experiment import transfer
+from dm_utils.chapters.s04_4_per_token.experiment import context_correlation, shared_worst, transfer
 from dm_utils.maths.regression import probe
 from dm_utils.maths.resampling import Split
 
@@ -90,3 +90,23 @@ def test_unusable_input_is_refused(norms, split):
         transfer(norms, split, pairs=[(0, 3)])
     with pytest.raises(ValueError, match="1 of 12000 values are NaN or Inf"):
         transfer(norms.index_put((torch.tensor(1), torch.tensor(7)), torch.tensor(math.nan, dtype=norms.dtype)), split)
+
+
+def test_the_worst_tokens_of_independent_errors_are_shared_as_chance_has_it(split):
+    rng = np.random.default_rng(5)
+    first, other = torch.tensor(rng.gamma(2, 1, (2, 4000)))
+    assert shared_worst(first, first, split.group).value == 1
+    found = shared_worst(first, other, split.group)
+    assert found.low < 0.1 < found.high
+    half = torch.where(first >= first.quantile(0.95), first, other.clamp(max=float(first.quantile(0.9))))
+    assert shared_worst(first, half, split.group).value >= 0.5  # the worst twentieth is in both worst tenths
+
+
+def test_the_correlation_of_contexts_is_that_of_their_means(split):
+    rng = np.random.default_rng(6)
+    shared = torch.tensor(rng.normal(0, 1, 40)).repeat_interleave(100)
+    small, large = (shared + torch.tensor(rng.normal(0, s, 4000)) for s in (1, 10))
+    found = context_correlation(small, large, split.group)
+    means = np.stack([values.reshape(40, 100).mean(1).numpy() for values in (small, large)])
+    assert found.value == pytest.approx(np.corrcoef(means)[0, 1], abs=1e-12)
+    assert found.low < found.value < found.high

@@ -17,16 +17,20 @@ from dm_utils.chapters.s04_3_dark_matter import charts as dark_matter
 vl_convert = pytest.importorskip("vl_convert")
 
 
-def texts(chart, **values):
-    """Every text of the drawn chart, with parameters set to other values than their defaults."""
+def drawn(chart, **values):
+    """The chart as SVG, with parameters set to other values than their defaults."""
     spec = json.loads(chart.to_json())
     for parameter in spec.get("params", []):
         if parameter["name"] in values:
             parameter["value"] = values.pop(parameter["name"])
     assert not values, f"no such parameter: {values}"
     spec = json.loads(json.dumps(spec).replace('"container"', "500"))
-    svg = vl_convert.vegalite_to_svg(spec, vl_version="6.4")
-    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    return vl_convert.vegalite_to_svg(spec, vl_version="6.4")
+
+
+def texts(chart, **values):
+    """Every text of the drawn chart."""
+    return re.findall(r"<text[^>]*>([^<]*)</text>", drawn(chart, **values))
 
 
 def test_the_scatter_shows_the_r2_of_the_tokens_of_the_chosen_sae():
@@ -54,8 +58,7 @@ def test_only_the_chosen_architecture_is_drawn():
     latents = pd.DataFrame(
         {"architecture": ["topk"] * 3 + ["jumprelu"] * 2, "rank": [1, 2, 3, 1, 2], "latent": range(5), "z": 1.0}
     ).assign(threshold=0.5, kept="kept")
-    drawn = texts(notation.latent_bars(latents))
-    assert {"1", "2", "3"} <= set(drawn)
+    assert {"1", "2", "3"} <= set(texts(notation.latent_bars(latents)))
     assert "3" not in texts(notation.latent_bars(latents), architecture="jumprelu")
 
 
@@ -94,14 +97,30 @@ def test_the_breakdown_draws_only_what_is_chosen():
     curve = curve.assign(top_low=0.1, top_high=0.3, extrapolated=False)
     points = pd.DataFrame({"d_sae": [512, 8192], "part": "absent", "value": [0.3, 0.2], "low": 0.1, "high": 0.3})
     both = [pd.concat([frame.assign(l0=4), frame.assign(l0=8), frame.assign(l0=8)]) for frame in (points, curve)]
-    spec = json.dumps(json.loads(book_charts.breakdown(*both, choose="l0").to_json())).replace('"container"', "500")
-    svg = vl_convert.vegalite_to_svg(spec, vl_version="6.4")
+    svg = drawn(book_charts.breakdown(*both, choose="l0"))
     assert len(re.findall(r'aria-roledescription="point"', svg)) == 2
+
+
+def test_the_breakdown_names_its_areas_and_shows_its_bands_on_request():
+    """The linear part has no height here, and says so; the fits' bands are drawn for who asks."""
+    widths = [512, 1024, 2048, 4096, 8192]
+    edges = {"nonlinear": (0.0, 0.1), "linear": (0.1, 0.1), "absent": (0.1, 0.2)}
+    curve = pd.concat(
+        [
+            pd.DataFrame({"d_sae": widths, "part": part, "bottom": bottom, "top": top, "top_low": top, "top_high": top})
+            for part, (bottom, top) in edges.items()
+        ]
+    ).assign(extrapolated=False)
+    points = pd.DataFrame({"d_sae": widths, "part": "absent", "value": 0.2, "low": 0.19, "high": 0.21})
+    chart = book_charts.breakdown(points, curve)
+    assert {"nonlinear error", "linear error: none", "absent features"} <= set(texts(chart))
+    hidden, shown = (drawn(chart, bands=on).count('aria-roledescription="line mark"') for on in (False, True))
+    assert shown == hidden + 2 * len(edges)
 
 
 def test_token_lines_keep_the_order_of_their_saes_and_draw_the_level():
     tokens = pd.DataFrame({"index": [0, 1] * 2, "token": list("abab"), "sae": ["512"] * 2 + ["1,024"] * 2})
     chart = book_charts.token_lines(tokens.assign(error_norm2=[1.0, 2, 3, 4]), level=("mean nonlinear error", 1.5))
-    drawn = texts(chart)
-    assert drawn.index("512") < drawn.index("1,024")
-    assert "mean nonlinear error" in drawn
+    found = texts(chart)
+    assert found.index("512") < found.index("1,024")
+    assert "mean nonlinear error" in found

@@ -1,15 +1,15 @@
 """The power law with a constant, the horizontal fit and the break-down of Fig. 1."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy.optimize import least_squares
 
-from dm_utils.engine.breakdown import Steps, asymptotic_gap, breakdown, breakdown_by_part, fit_widths, fvu_draws, steps
+from dm_utils.engine.breakdown import asymptotic_gap, falling_parts, fit_widths, fvu_draws, level_parts
+from dm_utils.maths.power_law import fit_power_law, profile_constant
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Split
-from dm_utils.maths.scaling import fit_level, fit_power_law, fit_scaling, profile_constant
+from dm_utils.maths.scaling import fit_level, fit_scaling, percentiles
 
 WIDTHS = np.array([512, 1024, 2048, 4096, 8192])
 
@@ -71,7 +71,7 @@ def test_intervals_of_the_constant_and_of_a_prediction_cover_the_truth():
     for seed in range(80):
         y = law(WIDTHS, 0.1, 0.05, 0.6) * (1 + rng.normal(0, 0.01, 5))
         found = fit_scaling(WIDTHS, y, n_draws=200, seed=seed)
-        [at] = found.predict([32768])
+        at = percentiles(found.law([32768])[0], found.draws([32768]))
         hits["constant"] += found.constant.low <= 0.1 <= found.constant.high
         hits["prediction"] += at.low <= law(32768, 0.1, 0.05, 0.6) <= at.high
     assert min(hits.values()) >= 0.86 * 80
@@ -91,7 +91,7 @@ def test_the_breakdown_is_the_papers_with_a_horizontal_fit():
     total = fit_scaling(WIDTHS, law(WIDTHS, 0.1, 0.05, 0.5))
     level = fit_level(WIDTHS, np.full(5, 0.07))
     assert asymptotic_gap(total, level).value == pytest.approx(0.03, abs=1e-3)
-    parts = breakdown(total, level, [512, 8192, 65536]).set_index(["part", "d_sae"])
+    parts = level_parts(total, level, [512, 8192, 65536]).set_index(["part", "d_sae"])
     for width in (512, 8192, 65536):
         assert parts.loc[("nonlinear", width), "top"] == pytest.approx(0.07)
         assert parts.loc[("linear", width), "top"] == pytest.approx(0.1, abs=1e-3)
@@ -105,7 +105,7 @@ def test_no_linear_error_stays_when_the_law_ends_below_the_nonlinear_level():
     total = fit_scaling(WIDTHS, law(WIDTHS, 0.05, 0.1, 0.5))
     level = fit_level(WIDTHS, np.full(5, 0.09))
     assert asymptotic_gap(total, level).high < 0
-    parts = breakdown(total, level, WIDTHS)
+    parts = level_parts(total, level, WIDTHS)
     linear = parts[parts["part"] == "linear"]
     assert (linear["top"] - linear["bottom"]).abs().max() < 1e-9
 
@@ -113,7 +113,7 @@ def test_no_linear_error_stays_when_the_law_ends_below_the_nonlinear_level():
 def test_a_falling_nonlinear_part_has_a_law_of_its_own_and_the_parts_add_up():
     linear, nonlinear = (fit_scaling(WIDTHS, law(WIDTHS, c, a, 0.5)) for c, a in ((0.04, 0.05), (0.08, 0.02)))
     at = [512, 8192, 65536]
-    parts = breakdown_by_part(linear, nonlinear, at).pivot(index="d_sae", columns="part", values="top")
+    parts = falling_parts(linear, nonlinear, at).pivot(index="d_sae", columns="part", values="top")
     assert np.allclose(parts["nonlinear"], law(at, 0.08, 0.02, 0.5), atol=1e-3)
     assert np.allclose(parts["linear"], law(at, 0.12, 0.02, 0.5), atol=1e-3)
     assert np.allclose(parts["absent"], law(at, 0.12, 0.07, 0.5), atol=1e-3)
@@ -141,7 +141,9 @@ def test_two_widths_leave_the_constant_open():
     assert (fit.law.constant, fit.constant.low) == (0.0, pytest.approx(0.005, abs=0.006))
     assert 0.18 < fit.constant.high < 0.2 and "two widths" in fit.note
     np.testing.assert_allclose(fit.draws([1024, 4096])[:, 1], 0.2, rtol=1e-3)
-    later = fit.predict([2**20])[0]  # every one of those laws: from almost zero to almost 0.2
+    later = percentiles(
+        fit.law([2**20])[0], fit.draws([2**20])
+    )  # every one of those laws: from almost zero to almost 0.2
     assert later.low < 0.05 and later.high > 0.18
 
 
@@ -169,14 +171,6 @@ def test_the_profile_of_the_constant_is_lowest_at_the_fit_and_ends_at_zero_and_t
     assert profile.law.constant[-1] < y.min()
 
 
-def test_steps_count_neighbours_only():
-    table = pd.DataFrame(
-        [(512, 8, 0.9), (1024, 8, 0.8), (4096, 8, 0.85), (512, 16, 0.7), (1024, 16, 0.6)], columns=["d_sae", "l0", "r2"]
-    )
-    assert steps(table, "r2", along="d_sae", fixed="l0") == Steps(2, 3)
-    assert str(steps(table, "r2", along="l0", fixed="d_sae")) == "falls in 2 of 2 steps"
-
-
 def test_fits_of_a_site_recover_planted_errors():
     """Four SAEs whose error has a part that halves with each doubling, a linear part that stays and a nonlinear part."""
     torch.manual_seed(0)
@@ -193,5 +187,6 @@ def test_fits_of_a_site_recover_planted_errors():
     assert found.gap(falling=True).value == pytest.approx(0.04, abs=2e-3)
     tops = [found.breakdown(widths, falling)["top"].iloc[-1] for falling in (False, True)]
     assert tops == pytest.approx([found.fvu.value[-1]] * 2, abs=1e-3)
+    assert found.linear_lead.value == pytest.approx(0.2 - 0.025, abs=1e-3)  # only the linear part falls
     assert found.fvu_nonlinear_level.horizontal
     assert not found.fvu_trend.horizontal

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dm_utils.engine.study import Study
 from dm_utils.world import needs, saes
 from dm_utils.world.profiles import load_profile, profile_names
 
@@ -92,3 +93,11 @@ def test_the_chart_stacks_what_the_table_adds_up():
     spec = profile_charts.memory(terms, needs.machines()).to_dict()
     drawn = {row["profile"] for data in spec["datasets"].values() for row in data if "profile" in row}
     assert drawn == set(profile_names())
+
+
+@pytest.mark.parametrize("name", ["lab", "gpt2-small", "gemma-2-2b"])
+def test_one_sae_is_the_one_that_chapters_use(name):
+    profile = load_profile(name)
+    assert needs.select(profile, "one SAE") == [Study(profile).sae()]
+    every = {ref.layer: ref for ref in needs.select(profile, "one SAE per layer")}
+    assert every[profile.layer] == Study(profile).sae()

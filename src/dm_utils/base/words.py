@@ -13,6 +13,7 @@ LABELS = {
     "fvu": "FVU",
     "fvu_nonlinear": "FVU nonlinear (Eq. 12)",
     "r2_error_norm": "R² of the error norm (Eq. 10)",
+    "r2_token_identity": "R² of the error norm from token identity alone",
     "r2_error_vector": "R² of the error vector (Eq. 11), mean over dimensions",
     "r2_error_vector_weighted": "R² of the error vector, variance-weighted",
     "r2_error_vector_rescaled": "R² of the error vector after rescaling Sae(x)",

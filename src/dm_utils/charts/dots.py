@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import chooser, texts
+from dm_utils.charts.marks import chooser, texts, with_interval
 from dm_utils.charts.theme import COLORS, INK
 
 
@@ -21,8 +21,7 @@ def exact_and_simulated(checks: pd.DataFrame, title: str, digits: str = ".2f") -
     tooltip = ["case:N", alt.Tooltip("exact:Q", format=".4f"), alt.Tooltip("text:N", title="simulated")]
     layers = [
         base.mark_tick(thickness=3, size=26, color=COLORS["linear"]).encode(x=alt.X("exact:Q"), tooltip=tooltip),
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q"),
-        base.mark_point(color=INK, size=55).encode(x=axis, tooltip=tooltip),
+        with_interval(base.encode(tooltip=tooltip), axis, rule={"strokeWidth": 2}, color=INK, size=55),
     ]
     if "printed" in checks:
         printed = base.transform_filter("isValid(datum.printed)").mark_point(shape="cross", angle=45, size=90)
@@ -47,12 +46,8 @@ def dots(rows: pd.DataFrame, name: str, quantity: str = "quantity", band: bool =
     hue = alt.Color(f"{name}:N", legend=None, scale=PROFILES)
     extra = [column for column in ("sae_id", "hook_name", "d_sae", "l0") if column in rows]
     tooltip = [alt.Tooltip(f"{name}:N"), alt.Tooltip("text:N", title="value"), *map(alt.Tooltip, extra)]
-    layers = [
-        base.mark_rule(opacity=0.5).encode(
-            x=alt.X("ci_low:Q", title=None, scale=alt.Scale(zero=False)), x2="ci_high:Q", y=y, color=hue
-        ),
-        base.mark_point(opacity=0.8).encode(x=x, y=y, color=hue, tooltip=tooltip),
-    ]
+    value = base.encode(y=y, color=hue, tooltip=tooltip)
+    layers = [with_interval(value, x, low="ci_low", high="ci_high", rule={"opacity": 0.5}, opacity=0.8)]
     if band:
         said = base.transform_aggregate(low="min(paper_low)", high="max(paper_high)")
         look = {"opacity": 0.25, "color": COLORS["error"]}

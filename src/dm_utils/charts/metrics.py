@@ -1,4 +1,4 @@
-"""Charts that several chapters draw: metrics over width, L0 and layer, and the break-down of Figure 1."""
+"""Charts that several chapters draw: metrics over width, L0 and layer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from dm_utils.base.words import label
-from dm_utils.charts.marks import chooser, sae_tooltip, texts, tidy, width_axis
-from dm_utils.charts.theme import COLORS, INK
+from dm_utils.charts.marks import chooser, sae_tooltip, tidy, width_axis, with_interval
+from dm_utils.charts.theme import INK
+from dm_utils.engine.suite import near_l0
 
 
 def interpolate(table: pd.DataFrame, metric: str, cells: int = 22) -> pd.DataFrame:
@@ -78,19 +79,17 @@ def lines(table: pd.DataFrame, metrics: Sequence[str], x: alt.X, color: str, tit
     metric = chooser("metric", [label(name) for name in metrics], "Show")
     data = tidy(table, metrics, keep=[color])
     hue = alt.Color(f"{color}:N", title=title, scale=alt.Scale(scheme="tableau10"))
-    base = alt.Chart(data).encode(x=x, color=hue).transform_filter(alt.datum.metric == metric)
+    base = alt.Chart(data).encode(x=x, color=hue, tooltip=sae_tooltip())
+    base = base.transform_filter(alt.datum.metric == metric)
     y_axis = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
-    band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=None, scale=alt.Scale(zero=False)), y2="high:Q")
-    bars = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
-    line = base.mark_line(point=alt.OverlayMarkDef(size=60)).encode(y=y_axis, tooltip=sae_tooltip())
-    chart = alt.layer(band, bars, line).add_params(metric)
+    chart = with_interval(base, y_axis, "line", band=True, point=alt.OverlayMarkDef(size=60)).add_params(metric)
     return chart.properties(width="container", height=300, title=alt.TitleParams(text=alt.ExprRef("metric")))
 
 
 def metric_by_width(table: pd.DataFrame, metrics: Sequence[str], group: str = "l0_label") -> alt.LayerChart:
     """Draw metrics against SAE width, one line per L0 (column ``group``; made from ``l0`` if the table lacks it)."""
     if group not in table:
-        table = table.assign(**{group: (2 ** np.log2(table["l0"].astype(float)).round()).astype(int)})
+        table = table.assign(**{group: near_l0(table["l0"])})
     return lines(table.sort_values("d_sae"), metrics, width_axis(), group, "L0 near")
 
 
@@ -98,52 +97,3 @@ def metric_by_layer(table: pd.DataFrame, metrics: Sequence[str], group: str = "c
     """Draw metrics against the layer, one line per ``group`` (component, or model when several are compared)."""
     x = alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d"))
     return lines(table.sort_values("layer"), metrics, x, group, group)
-
-
-SHARE_NAMES = {
-    "absent": "absent features",
-    "linear": "linear error",
-    "encoder": "encoder error",
-    "nonlinear": "nonlinear error",
-}
-
-
-def breakdown(points: pd.DataFrame, curve: pd.DataFrame, choose: str | None = None) -> alt.LayerChart:
-    """Draw what SAEs leave unexplained against width (Fig. 1): stacked parts, 95 % bands, dotted where extrapolated.
-
-    Parameters
-    ----------
-    points : DataFrame
-        What was measured: ``d_sae, part, value, low, high``, where ``value`` is the height of the part's upper edge (FVU for
-        ``absent``, FVU_nonlinear for ``nonlinear``), plus ``choose`` if given.
-    curve : DataFrame
-        The fit: ``d_sae, part`` (``absent``, ``linear``, ``encoder``, ``nonlinear``), ``bottom, top`` (heights of the part's
-        edges), ``top_low, top_high`` (95 % band of the upper edge), ``extrapolated`` (bool), plus ``choose`` if given.
-    choose : str, optional
-        A column, for example ``near_l0``, whose value the reader chooses under the chart, in order of appearance.
-    """
-    parts = [name for name in SHARE_NAMES if name in set(curve["part"])]
-    scale = alt.Scale(domain=[SHARE_NAMES[part] for part in parts], range=[COLORS[part] for part in parts])
-    hue = alt.Color("name:N", title=None, scale=scale)
-    points = points.assign(name=points["part"].map(SHARE_NAMES), text=texts(points, "value", "low", "high")).round(5)
-    curve = curve.assign(name=curve["part"].map(SHARE_NAMES), text=texts(curve, "top", "top_low", "top_high")).round(5)
-    tooltip = [
-        alt.Tooltip("name:N", title="part"),
-        alt.Tooltip("d_sae:Q", title="width"),
-        alt.Tooltip("text:N", title="up to"),
-    ]
-    base = alt.Chart(curve).encode(x=width_axis(), color=hue, tooltip=tooltip)
-    dots = alt.Chart(points).encode(x=width_axis(), color=hue, tooltip=tooltip)
-    if choose is not None:  # on each layer: layers with data of their own ignore the filter of the whole
-        pick = chooser("choice", points[choose].unique().tolist(), choose.replace("_", " "))
-        base, dots = (part.transform_filter(alt.datum[choose] == pick) for part in (base, dots))
-    height = alt.Y("top:Q", title="fraction of variance unexplained", scale=alt.Scale(zero=True))
-    area = base.mark_area(opacity=0.5).encode(y=height, y2="bottom:Q")
-    band = base.mark_area(opacity=0.3).encode(y=alt.Y("top_low:Q"), y2="top_high:Q")
-    known = base.mark_line().encode(y=height).transform_filter("!datum.extrapolated")
-    guess = base.mark_line(strokeDash=[2, 4]).encode(y=height)
-    bars = dots.mark_rule(strokeWidth=2).encode(y="low:Q", y2="high:Q", color=alt.value(INK))
-    marks = dots.mark_point(stroke=INK, strokeWidth=1).encode(y="value:Q")
-    chart = alt.layer(area, band, guess, known, bars, marks)
-    chart = chart if choose is None else chart.add_params(pick)
-    return chart.properties(width="container", height=380)

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from dm_utils.charts.marks import sae_tooltip, texts
+from dm_utils.charts.marks import sae_tooltip, texts, with_interval
 from dm_utils.charts.theme import COLORS
 
 
@@ -58,7 +58,9 @@ def violins(
         if shapes
         else []
     )
-    base = alt.Chart(dots.round(4)).encode(y=alt.Y("place:Q", title=None, axis=axis, scale=y_scale), color=hue)
-    bars = base.mark_rule(opacity=0.35).encode(x=alt.X("low:Q", title=title, scale=alt.Scale(zero=False)), x2="high:Q")
-    points = base.mark_point(size=45).encode(x=x_axis, tooltip=[alt.Tooltip("component:N"), *sae_tooltip(title)])
-    return alt.layer(*layers, bars, points).properties(width="container", height=70 * len(order) + 40)
+    place = alt.Y("place:Q", title=None, axis=axis, scale=y_scale)
+    base = alt.Chart(dots.round(4)).encode(
+        y=place, color=hue, tooltip=[alt.Tooltip("component:N"), *sae_tooltip(title)]
+    )
+    saes = with_interval(base, x_axis, rule={"opacity": 0.35}, size=45)
+    return alt.layer(*layers, saes).properties(width="container", height=70 * len(order) + 40)

@@ -1,7 +1,8 @@
 """Where the unexplained variance goes as SAEs widen: absent features, linear error, nonlinear error (Fig. 1).
 
-FVU falls along a power law that ends at a constant c. Below c lies what scaling does not remove: FVU_nonlinear (Eq. 12),
-and the linear error that stays, c minus the height at which FVU_nonlinear ends. Above c lie the absent features.
+FVU is a nonlinear part (Eq. 12) and a linear part. *Absent features* are what width still takes off the linear part: what
+lies above its constant. The paper holds the nonlinear part at a height h; the constant of the linear part is then c − h,
+with c that of FVU, and no less than zero.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dm_utils.maths.decomposition import total_variance
+from dm_utils.maths.power_law import Array
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums
-from dm_utils.maths.scaling import Array, Level, ScalingFit, fit_level, fit_scaling, percentiles
+from dm_utils.maths.scaling import Level, ScalingFit, fit_level, fit_scaling, percentiles
 
 if TYPE_CHECKING:
     from dm_utils.engine.study import Study
@@ -28,24 +30,6 @@ if TYPE_CHECKING:
 
 Curve = tuple[Array, Array]  # heights [width] and their draws [draw, width]
 TINY = 1e-9
-
-
-@dataclass(frozen=True)
-class Steps:
-    """How often a metric falls from one SAE to its neighbour along one hyperparameter, the other held near its value."""
-
-    falls: int
-    total: int
-
-    def __str__(self) -> str:
-        return f"falls in {self.falls} of {self.total} steps"
-
-
-def steps(table: pd.DataFrame, metric: str, along: str, fixed: str) -> Steps:
-    """Count the steps between neighbours in `along` (for instance `d_sae`) at equal `fixed` that lower the metric."""
-    changes = table.pivot_table(index=fixed, columns=along, values=metric).T.diff().to_numpy()
-    changes = changes[np.isfinite(changes)]
-    return Steps(int((changes < 0).sum()), len(changes))
 
 
 def fvu_draws(
@@ -90,11 +74,11 @@ def asymptotic_gap(total: ScalingFit, nonlinear: Level) -> Estimate:
     return percentiles(total.constant.value - nonlinear.level.value, total.draws.constant - nonlinear.draws)
 
 
-def breakdown(total: ScalingFit, nonlinear: Level, widths: Sequence[float] | Array) -> pd.DataFrame:
+def level_parts(total: ScalingFit, nonlinear: Level, widths: Sequence[float] | Array) -> pd.DataFrame:
     """The curves of Fig. 1 under the paper's assumption: nonlinear error stays, linear error ends at c − h.
 
     The linear error that stays is max(0, c − h): where the power law ends below the nonlinear level, nothing of it is
-    left, and the break-down does not hold.
+    left, absent features end at h, and the paper's picture does not hold.
 
     Returns
     -------
@@ -110,11 +94,11 @@ def breakdown(total: ScalingFit, nonlinear: Level, widths: Sequence[float] | Arr
     return stacked(w, edges, total)
 
 
-def breakdown_by_part(linear: ScalingFit, nonlinear: ScalingFit, widths: Sequence[float] | Array) -> pd.DataFrame:
+def falling_parts(linear: ScalingFit, nonlinear: ScalingFit, widths: Sequence[float] | Array) -> pd.DataFrame:
     """The same curves if both parts of the error fall, each along a power law with a constant of its own.
 
     Absent features are what the linear part still loses, linear error is its constant, and FVU is the sum of both parts.
-    Columns as in `breakdown`.
+    Columns as in `level_parts`.
     """
     w = np.asarray(widths, dtype=float)
     (line, lines), (lower, lowers) = curve(linear, w), curve(nonlinear, w)
@@ -125,36 +109,41 @@ def breakdown_by_part(linear: ScalingFit, nonlinear: ScalingFit, widths: Sequenc
 
 
 def stacked(widths: Array, edges: dict[str, Curve], fit: ScalingFit) -> pd.DataFrame:
-    """Rows of `breakdown` from the upper edge of each part, from below; widths that `fit` has not seen are extrapolated."""
+    """Rows of `level_parts` from the upper edge of each part, from below; widths that `fit` has not seen are extrapolated."""
     rows, bottom = [], np.zeros(len(widths))
     outside = (widths < fit.width.min()) | (widths > fit.width.max())
     for part, (top, tops) in edges.items():
-        band = [percentiles(value, draws) for value, draws in zip(top, tops.T, strict=True)]
-        heights = {"bottom": bottom, "top": top, "top_low": [e.low for e in band], "top_high": [e.high for e in band]}
-        rows.append(pd.DataFrame({"d_sae": widths, "part": part, **heights, "extrapolated": outside}))
+        heights = [percentiles(value, draws).columns("top") for value, draws in zip(top, tops.T, strict=True)]
+        about = pd.DataFrame({"d_sae": widths, "part": part, "bottom": bottom, "extrapolated": outside})
+        rows.append(about.join(pd.DataFrame(heights)))
         bottom = top
     return pd.concat(rows, ignore_index=True)
 
 
 @dataclass(frozen=True)
 class WidthFits:
-    """Every fit to SAEs of several widths at one L0: of FVU, and of its linear and nonlinear parts (they add up to it)."""
+    """Every fit to SAEs of several widths at one L0: of FVU, and of its linear and nonlinear parts (they add up to it).
+
+    `linear_lead`: how much more of FVU the linear part loses from the narrowest SAE to the widest than the nonlinear part
+    does; its interval is over text (both ends are SAEs trained once).
+    """
 
     fvu: ScalingFit
     fvu_trend: Level
     fvu_linear: ScalingFit
     fvu_nonlinear: ScalingFit
     fvu_nonlinear_level: Level
+    linear_lead: Estimate
 
     def gap(self, falling: bool = False) -> Estimate:
         """Linear error that stays: c − h, or, if the nonlinear part falls, too, the constant of the linear part's own law."""
         return self.fvu_linear.constant if falling else asymptotic_gap(self.fvu, self.fvu_nonlinear_level)
 
     def breakdown(self, widths: Sequence[float] | Array, falling: bool = False) -> pd.DataFrame:
-        """`breakdown` or, if the nonlinear part falls, too, `breakdown_by_part`."""
+        """The curves of Fig. 1: `level_parts` or, if the nonlinear part falls, too, `falling_parts`."""
         if falling:
-            return breakdown_by_part(self.fvu_linear, self.fvu_nonlinear, widths)
-        return breakdown(self.fvu, self.fvu_nonlinear_level, widths)
+            return falling_parts(self.fvu_linear, self.fvu_nonlinear, widths)
+        return level_parts(self.fvu, self.fvu_nonlinear_level, widths)
 
 
 def fit_widths(
@@ -173,12 +162,20 @@ def fit_widths(
     """
     fvu, fvus = fvu_draws(design, error_norm2, n_bootstrap, seed)
     part, parts = fvu_draws(design, nonlinear_norm2, n_bootstrap, seed)
+    widest, narrowest = int(np.argmax(widths)), int(np.argmin(widths))
+
+    def lead(total: Array, nonlinear: Array) -> Array:
+        """What the linear part, total − nonlinear, loses on the way, minus what the nonlinear part loses."""
+        loss = (total - 2 * nonlinear)[..., [narrowest, widest]]
+        return loss[..., 0] - loss[..., 1]
+
     return WidthFits(
         fvu=fit_scaling(widths, fvu, fvus, seed=seed),
         fvu_trend=fit_level(widths, fvu, fvus, seed=seed),
         fvu_linear=fit_scaling(widths, np.maximum(fvu - part, TINY), fvus - parts, seed=seed + 20),
         fvu_nonlinear=fit_scaling(widths, part, parts, seed=seed + 10),
         fvu_nonlinear_level=fit_level(widths, part, parts, seed=seed + 10),
+        linear_lead=percentiles(lead(fvu, part), lead(fvus, parts)),
     )
 
 

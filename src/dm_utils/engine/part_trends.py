@@ -91,7 +91,7 @@ def width_table(study: Study, refs: Sequence[SaeRef]) -> pd.DataFrame:
         about |= {"sae_id": ref.id}
         for part, norms in part_norms(study, ref).items():
             mean = held_out_mean(torch.from_numpy(norms), split, p.n_bootstrap, p.seed)
-            rows.append({**about, "part": part, "value": mean.value, "low": mean.low, "high": mean.high})
+            rows.append({**about, "part": part, **mean.columns()})
     table = pd.DataFrame(rows)
     return table.assign(relative=table["value"] / table.groupby("part")["value"].transform("first"))
 

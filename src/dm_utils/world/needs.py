@@ -15,6 +15,7 @@ rounded experience; everything else follows from sizes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -127,7 +128,12 @@ def select(profile: Profile, selection: Selection, component: Component = "resid
         return nearest_l0(here, profile.near_l0)
     near = nearest_l0(found, profile.near_l0)
     layers = {ref.layer: [other for other in near if other.layer == ref.layer] for ref in near}
-    each = [min(some, key=lambda ref: abs(ref.d_sae - profile.width)) for some in layers.values()]
+
+    def distance(ref: SaeRef) -> tuple[float, float]:
+        """How far an SAE is from the profile's width and L0: chapters take the nearest, too (`Study.sae`)."""
+        return abs(math.log(ref.d_sae / profile.width)), abs(ref.l0 - profile.near_l0)
+
+    each = [min(some, key=distance) for some in layers.values()]
     return [ref for ref in each if ref.layer == profile.layer] if selection == "one SAE" else each
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import WIDE, width_axis
+from dm_utils.charts.marks import WIDE, width_axis, with_interval
 from dm_utils.charts.theme import COLORS
 
 
@@ -32,12 +32,11 @@ def spliced_losses(table: pd.DataFrame, levels: pd.DataFrame) -> alt.LayerChart:
     """Cross-entropy with reconstructions spliced in against width, by L0: `d_sae, near_l0, value, low, high`; and levels."""
     hue = alt.Color("near_l0:N", title="L0 near", scale=alt.Scale(scheme="tableau10"))
     y = alt.Y("value:Q", title="nats per token", scale=alt.Scale(zero=False))
-    base = alt.Chart(table.round(5)).encode(x=width_axis(), color=hue)
-    band = base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q", scale=alt.Scale(zero=False)), y2="high:Q")
     tooltip = ["sae_id:N", *[alt.Tooltip(f"{side}:Q", format=".3f") for side in ("value", "low", "high")]]
-    line = base.mark_line(point=alt.OverlayMarkDef(size=60)).encode(y=y, tooltip=tooltip)
+    base = alt.Chart(table.round(5)).encode(x=width_axis(), color=hue, tooltip=tooltip)
+    line = with_interval(base, y, "line", band=True, point=alt.OverlayMarkDef(size=60))
     rules = alt.Chart(levels).mark_rule(strokeDash=[5, 4]).encode(y="nats:Q", tooltip=["name:N", "nats:Q"])
     names = (
         alt.Chart(levels).mark_text(align="left", dy=-7, fontSize=12).encode(x=alt.value(4), y="nats:Q", text="name:N")
     )
-    return alt.layer(band, line, rules, names).properties(**WIDE, height=280)
+    return alt.layer(line, rules, names).properties(**WIDE, height=280)

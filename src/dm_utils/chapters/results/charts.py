@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from dm_utils.base.words import label
-from dm_utils.charts.marks import chooser, texts, width_axis
+from dm_utils.charts.marks import chooser, texts, width_axis, with_interval
+from dm_utils.engine.suite import near_l0
 
 
 def across_widths(rows: pd.DataFrame, metrics: Sequence[str]) -> alt.LayerChart:
@@ -19,8 +19,9 @@ def across_widths(rows: pd.DataFrame, metrics: Sequence[str]) -> alt.LayerChart:
     """
     kept = rows[rows["metric"].isin(metrics) & rows["d_sae"].notna() & rows["l0"].notna()]
     kept = kept.drop_duplicates(["profile", "metric", "hook_name", "sae_id"])
-    near = (2 ** np.log2(kept["l0"]).round()).astype(int)
-    data = kept.assign(near=near, metric=kept["metric"].map(label), text=texts(kept, "value", "ci_low", "ci_high"))
+    data = kept.assign(
+        near=near_l0(kept["l0"]), metric=kept["metric"].map(label), text=texts(kept, "value", "ci_low", "ci_high")
+    )
     data = data[
         ["profile", "metric", "hook_name", "sae_id", "d_sae", "l0", "near", "value", "ci_low", "ci_high", "text"]
     ]
@@ -30,13 +31,9 @@ def across_widths(rows: pd.DataFrame, metrics: Sequence[str]) -> alt.LayerChart:
         (alt.datum.metric == metric) & (alt.datum.profile == profile)
     )
     hue = alt.Color("near:O", title="L0 near", scale=alt.Scale(scheme="tableau10"))
-    y_scale = alt.Scale(zero=False)
     tooltip = [alt.Tooltip("text:N", title="value"), *map(alt.Tooltip, ("sae_id:N", "hook_name:N", "d_sae:Q", "l0:Q"))]
-    bars = base.mark_rule(strokeWidth=1.5).encode(
-        x=width_axis(), y=alt.Y("ci_low:Q", title=None, scale=y_scale), y2="ci_high:Q", color=hue
-    )
-    line = base.mark_point(size=60).encode(
-        x=width_axis(), y=alt.Y("value:Q", title=None, scale=y_scale), color=hue, tooltip=tooltip
-    )
+    value = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
+    base = base.encode(x=width_axis(), color=hue, tooltip=tooltip)
+    chart = with_interval(base, value, low="ci_low", high="ci_high", size=60).add_params(profile, metric)
     title = alt.TitleParams(text=alt.ExprRef("metric"))
-    return alt.layer(bars, line).add_params(profile, metric).properties(width="container", height=300, title=title)
+    return chart.properties(width="container", height=300, title=title)

@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from dm_utils.base.words import label
-from dm_utils.charts.marks import WIDE, chooser, named_colors, width_axis
+from dm_utils.charts.marks import WIDE, chooser, named_colors, width_axis, with_interval
 from dm_utils.charts.theme import COLORS
 
 
@@ -44,12 +44,10 @@ def shrinkage_lines(table: pd.DataFrame, metrics: Sequence[str]) -> alt.LayerCha
     hue = alt.Color("metric:N", title=None, legend=legend, sort=order, scale=alt.Scale(scheme="tableau10"))
     dash = alt.StrokeDash("metric:N", title=None, sort=order, legend=legend)  # lines that coincide stay visible
     tooltip = ["metric:N", "sae_id:N", *[alt.Tooltip(f"{side}:Q", format=".3f") for side in ("value", "low", "high")]]
-    base = base.encode(x=width_axis(), color=hue)
-    band = base.mark_area(opacity=0.22).encode(y=alt.Y("low:Q", title=None), y2="high:Q")
-    line = base.mark_line(point=alt.OverlayMarkDef(size=60)).encode(
-        y=alt.Y("value:Q", title=None), strokeDash=dash, tooltip=tooltip
-    )
-    return alt.layer(band, line).add_params(pick).properties(**WIDE, height=260)
+    base = base.encode(x=width_axis(), color=hue, strokeDash=dash, tooltip=tooltip)
+    value = alt.Y("value:Q", title=None)
+    chart = with_interval(base, value, "line", band=True, point=alt.OverlayMarkDef(size=60))
+    return chart.add_params(pick).properties(**WIDE, height=260)
 
 
 def rescaling(saes: pd.DataFrame) -> alt.LayerChart:

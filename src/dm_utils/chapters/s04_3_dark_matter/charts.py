@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import width_axis
+from dm_utils.charts.marks import width_axis, with_interval
 from dm_utils.charts.theme import COLORS, INK
 
 
@@ -23,9 +23,9 @@ def constant_slider(curves: pd.DataFrame, points: pd.DataFrame) -> alt.VConcatCh
     law = alt.Chart(curves).transform_filter(here).encode(x=width_axis())
     line = law.mark_line(color=COLORS["absent"]).encode(y=y_axis)
     floor = law.mark_line(color=COLORS["linear"], strokeDash=[2, 4]).encode(y="constant:Q")
-    dots = alt.Chart(points).mark_point(color=INK).encode(x=width_axis(), y="value:Q", tooltip=["d_sae:Q", "value:Q"])
-    bars = alt.Chart(points).mark_rule(strokeWidth=2).encode(x=width_axis(), y="low:Q", y2="high:Q")
-    fit = alt.layer(line, floor, bars, dots).properties(width=560, height=240)
+    saes = alt.Chart(points).encode(x=width_axis(), tooltip=["d_sae:Q", "value:Q"])
+    saes = with_interval(saes, alt.Y("value:Q"), rule={"strokeWidth": 2}, color=INK)
+    fit = alt.layer(line, floor, saes).properties(width=560, height=240)
     one = curves.drop_duplicates("index")[["index", "constant", "rms"]]
     valley = alt.Chart(one).encode(x=alt.X("constant:Q", title="constant c"), y=alt.Y("rms:Q", title="RMS distance"))
     mark = valley.mark_point(size=120, color=COLORS["linear"]).transform_filter(here)

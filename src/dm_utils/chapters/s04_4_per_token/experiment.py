@@ -1,4 +1,4 @@
-"""Predict the error norms of one SAE from those of another, token by token (Section 4.4, Eq. 13)."""
+"""What the errors of two SAEs share: norms token by token (Section 4.4, Eq. 13), the worst tokens, the contexts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dm_utils.maths.regression import BLOCK
@@ -25,7 +26,7 @@ class Transfer:
 
 
 @dataclass(frozen=True)
-class Moments:
+class FitProducts:
     """Count, mean [sae] and centred products Σ (e_i − ē_i)(e_j − ē_j) [sae, sae] over the fitting tokens, float64."""
 
     n: int
@@ -76,16 +77,60 @@ def transfer(
     fitting = norms[:, split.fit].double()
     mean = fitting.mean(1)
     centred = fitting - mean[:, None]
-    moments = Moments(fitting.shape[1], mean, centred @ centred.T)
+    products = FitProducts(fitting.shape[1], mean, centred @ centred.T)
     resampled = Bootstrap(_held_out_sums(norms, mean, split), n_bootstrap, seed)
     found = {}
     for i, j in wanted:
-        slope, offset = moments.line(i, j, intercept)
+        slope, offset = products.line(i, j, intercept)
         miss = float(mean[j] - slope * mean[i]) - offset  # of the line at the fitting means; 0 with an intercept
         statistic = partial(_r2, i=i, j=j, slope=slope, miss=miss, floor=1e-12 * float(mean[j]) ** 2)
         note = "the error norm to predict is the same for every token"
         found[i, j] = Transfer(resampled.estimate(statistic, note), slope, offset)
     return found
+
+
+def shared_worst(
+    small: Float[Tensor, " token"],
+    large: Float[Tensor, " token"],
+    group: Int[Tensor, " token"],
+    worst: float = 0.1,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """The share of the tokens with the largest errors of one SAE that are among those of the other, too.
+
+    Chance would give `worst`. Every token counts; resampled contexts are judged by the thresholds of all of them.
+    """
+    bad = torch.stack([errors >= float(np.quantile(errors.numpy(), 1 - worst)) for errors in (small, large)], 1)
+    sums = HeldOutSums(everything(group))
+    sums.add(slice(0, len(small)), first=bad[:, 0].double(), both=bad.all(1).double())
+    return Bootstrap(sums.totals, n_bootstrap, seed).estimate(lambda s: (s["both"] / s["first"])[:, 0])
+
+
+def context_correlation(
+    small: Float[Tensor, " token"],
+    large: Float[Tensor, " token"],
+    group: Int[Tensor, " token"],
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Correlation, over contexts, of the mean errors of two SAEs in a context."""
+    sums = HeldOutSums(everything(group))
+    sums.add(slice(0, len(small)), errors=torch.stack([small, large], 1))
+    means = sums.totals["errors"] / sums.totals["n"]  # [context, 2]
+    z = (means - means.mean(0)) / means.std(0)
+    parts = {"n": torch.ones(len(z), 1, dtype=z.dtype), "z": z, "z2": z**2, "product": z.prod(1, keepdim=True)}
+
+    def correlation(s: Sums) -> Tensor:
+        covariance = s["product"][:, 0] - s["z"].prod(1) / s["n"][:, 0]
+        return covariance / (s["z2"] - s["z"] ** 2 / s["n"]).prod(1).sqrt()
+
+    return Bootstrap(parts, n_bootstrap, seed).estimate(correlation)
+
+
+def everything(group: Int[Tensor, " token"]) -> Split:
+    """A split that holds out every token: nothing is fitted."""
+    return Split(fit=torch.zeros(len(group), dtype=torch.bool), group=group)
 
 
 def _held_out_sums(norms: Tensor, mean: Tensor, split: Split) -> Sums:

@@ -1,0 +1,67 @@
+"""What the lab's tables say: how its SAEs were trained, whether they are healthy, what they cost the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from dm_utils.engine.suite import steps
+from dm_utils.maths.resampling import Estimate
+
+L0_OFF, DEAD = 0.1, 0.2  # how far L0 may be from its label, relatively; which share of latents may be dead
+
+
+def training(table: pd.DataFrame, recipe: Mapping[str, Any]) -> str:
+    """How many SAEs there are, of which kind, and the recipe that the manifest records."""
+    kinds = table.groupby(["component", "architecture"]).size()
+    return (
+        f"{len(table)} SAEs, each trained with SAELens for {recipe['steps']:,} steps of {recipe['batch_tokens']:,} tokens: "
+        + ", ".join(f"{n} {part} {kind}" for (part, kind), n in kinds.items())
+        + ". Their health below is measured on the evaluation text, which neither the model nor the SAEs saw in training. The "
+        f"sparsest TopK SAEs would lose many latents with that recipe, so those with L0 {recipe['wide_always_l0']}, and from "
+        f"width {recipe['wide_from']:,} those with L0 up to {recipe['wide_max_l0']}, start from data vectors, anneal from "
+        f"{recipe['wide_k_start']} active latents and replace dead ones, in {recipe['wide_steps']:,} steps. Along width, the "
+        f"recipe is one and the same at each L0 except {recipe['wide_max_l0']}, where it changes at {recipe['wide_from']:,}."
+    )
+
+
+def health(table: pd.DataFrame, sweep: pd.DataFrame) -> pd.DataFrame:
+    """Four requirements on the suite, what was measured, and whether each is met; `sweep` has a column `near_l0`.
+
+    FVU has to fall at every step between neighbours of the sweep; every SAE's L0 has to be within 10 % of its label, and less
+    than 20 % of its latents dead.
+    """
+    wider, denser = steps(sweep, "fvu", "d_sae", "near_l0"), steps(sweep, "fvu", "near_l0", "d_sae")
+    off, dead = (table["l0"] / table["l0_label"] - 1).abs().max(), table["dead_fraction"].max()
+    rows = [
+        ("FVU falls with width at each L0", str(wider), wider.falls == wider.total),
+        ("FVU falls with L0 at each width", str(denser), denser.falls == denser.total),
+        ("measured L0 within 10 % of its label", f"largest difference {100 * off:.1f} %", off <= L0_OFF),
+        ("dead latents under 20 % of every SAE", f"largest share {100 * dead:.1f} %", dead < DEAD),
+    ]
+    checks = pd.DataFrame(rows, columns=["Requirement", "Measured", "Met"])
+    return checks.assign(Met=checks["Met"].map({True: "yes", False: "NO"}))
+
+
+def recovered(at_site: pd.DataFrame, original: Estimate, mean: Estimate, n_splice: int) -> str:
+    """How much of the way from the mean activation to the model itself SAEs bring back; `value` is their cross-entropy."""
+    share = 100 * (mean.value - at_site["value"]) / (mean.value - original.value)
+    worst, best = share.idxmin(), share.idxmax()
+    return (
+        f"On these {n_splice} contexts the model loses {original} nats per token; with the mean activation in place of "
+        f"$\\mathbf{{x}}$, {mean}. The SAEs recover between {share[worst]:.1f} % (`{at_site.loc[worst, 'sae_id']}`) and "
+        f"{share[best]:.1f} % (`{at_site.loc[best, 'sae_id']}`) of that distance."
+    )
+
+
+def learned(then: Mapping[str, float], checks: pd.DataFrame, at_site: pd.DataFrame, original: Estimate) -> str:
+    """The model's loss, the requirements that are not met, and what SAEs cost when they are spliced in."""
+    failed, cost = checks.loc[checks["Met"] == "NO", "Requirement"].tolist(), at_site["value"] - original.value
+    return (
+        f"The model's loss on unseen documentation is {then['model_nats']:.2f} nats per token, against "
+        f"{then['trigram_nats']:.2f} for trigrams and {then['unigram_nats']:.2f} for frequencies alone. "
+        + ("All requirements on the SAEs are met. " if not failed else f"Not met: {'; '.join(failed)}. ")
+        + f"Spliced in, the SAEs at layer {at_site['layer'].iloc[0]} cost {cost.min():.2f} to {cost.max():.2f} nats per token."
+    )

@@ -1,0 +1,35 @@
+"""What Section 3's cells say: how many latents are active, and how far the equations agree with the library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+ROUNDING = 1e-5  # of ‖x‖: sums of the same float32 numbers in another order stay closer than this
+
+
+def active_latents(table: pd.DataFrame, active: Mapping[str, np.ndarray], k: int | None) -> str:
+    """L0, measured and on its label, and its spread over tokens; `active` [token] by architecture, `k` of the TopK SAE."""
+    said = [
+        f"**{row.architecture}** `{row.sae_id}`: $L_0$ = {row.l0:.2f} measured, {row.l0_label:g} on its label; "
+        f"{int(active[row.architecture].min())} to {int(active[row.architecture].max())} active latents per token, standard "
+        f"deviation {active[row.architecture].std():.1f}."
+        for row in table.itertuples()
+    ]
+    if k is not None:
+        short = 100 * (active["topk"] < k).mean()
+        said.append(f"Tokens on which fewer than $k$ latents of the TopK SAE are positive: {short:.2f} %.")
+    return "\n\n".join(said)
+
+
+def learned(table: pd.DataFrame, worst: float, norm: float, width: int) -> str:
+    """Whether the equations agree with the library to rounding (`worst` difference, `norm` of x), and what is left over."""
+    left = ", ".join(f"{100 * row.fvu:.1f} % ({row.architecture})" for row in table.itertuples())
+    words = "agree with SAELens to rounding" if worst <= ROUNDING * norm else "differ from SAELens"
+    return (
+        f"Written out by hand, Eqs. 1 to 9 {words}: the largest difference on this token is {worst:.1e}, where "
+        f"$\\|\\mathbf{{x}}\\|$ is {norm:.0f}. What is left over: at width {width:,} the SAEs leave {left} of the variance of "
+        "the held-out tokens unexplained."
+    )

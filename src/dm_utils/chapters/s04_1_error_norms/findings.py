@@ -1,0 +1,128 @@
+"""What Section 4.1's tables say: sentences, and a verdict on each of its claims."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from dm_utils.base.verdicts import Interval, higher, verdict, within
+from dm_utils.engine.suite import estimates, steps
+from dm_utils.maths.resampling import Estimate
+
+R2, IDENTITY = "r2_error_norm", "r2_token_identity"
+
+
+def over_the_suite(main: pd.DataFrame) -> str:
+    """How R² of the error norm runs over width and L0."""
+    low, high = main.loc[main[R2].idxmin()], main.loc[main[R2].idxmax()]
+    wider, denser = steps(main, R2, "d_sae", "near_l0"), steps(main, R2, "near_l0", "d_sae")
+    x_norm = Estimate.read(main.iloc[0], "r2_x_norm")
+    return (
+        f"Over {len(main)} {main['architecture'].iloc[0]} SAEs, $R^2$ runs from {low[R2]:.2f} (width {low.d_sae:,}, $L_0$ "
+        f"{low.l0:.0f}) to {high[R2]:.2f} (width {high.d_sae:,}, $L_0$ {high.l0:.0f}). From one width to the next at equal "
+        f"$L_0$ it {wider}; from one $L_0$ to the next at equal width it {denser}. For comparison, the same probe predicts "
+        f"the squared norm of $\\mathbf{{x}}$ itself with $R^2$ = {x_norm}."
+    )
+
+
+def middle(by_layer: pd.DataFrame, n_layers: int) -> pd.Series:
+    """Which rows are of the middle half of the layers."""
+    return by_layer["layer"].between(0.25 * (n_layers - 1), 0.75 * (n_layers - 1))
+
+
+def split_effect(both: pd.DataFrame) -> str:
+    """What changes when tokens instead of contexts are split, beside the intervals."""
+    gap = both.pivot(index="sae_id", columns="split", values=R2)
+    gap = gap["token"] - gap["context"]
+    size = (both[f"{R2}_high"] - both[f"{R2}_low"]).groupby(both["split"]).mean()
+    return (
+        f"Splitting by token instead of by context changes $R^2$ by {gap.min():+.3f} to {gap.max():+.3f} here, beside "
+        f"intervals that are {size['token']:.3f} wide (by token) and {size['context']:.3f} wide (by context: fewer contexts "
+        "are held out)."
+    )
+
+
+def claims(
+    table: pd.DataFrame, main: pd.DataFrame, by_layer: pd.DataFrame, n_layers: int, every: Interval, plateau: Interval
+) -> pd.DataFrame:
+    """A verdict on each claim of Section 4.1; `every` and `plateau` are the ranges that the paper reports.
+
+    A case is one SAE (its interval inside the range), one step between neighbours (intervals apart), or one pair of layers
+    (intervals apart); the words are those of `base.verdicts`.
+    """
+    saes = estimates(pd.concat([table, by_layer]).drop_duplicates("sae_id"), R2)
+    layers = by_layer.sort_values("layer")
+    first, *_, last = r2 = estimates(layers, R2)
+    inside = [value for value, chosen in zip(r2, middle(layers, n_layers), strict=True) if chosen]
+    identity = estimates(layers, IDENTITY)
+    wider, denser = steps(main, R2, "d_sae", "near_l0"), steps(main, R2, "near_l0", "d_sae")
+    ahead = [higher(x, token) for x, token in zip(r2, identity, strict=True)]
+    rows = [
+        (
+            f"R² is {every.low:g} to {every.high:g}, for every width, L0 and layer",
+            f"{span(saes)} over {len(saes)} SAEs",
+            verdict(within(value, every.low, every.high) for value in saes),
+        ),
+        ("Wider SAEs are less predictable", str(wider), wider.falling),
+        ("Sparser SAEs are less predictable", f"R² {denser} towards a higher L0", denser.rising),
+        (
+            "Fig. 3: low in the first layers",
+            f"{first} in the first; {span(inside)} in the middle half",
+            verdict(higher(value, first) for value in inside),
+        ),
+        (
+            f"Fig. 3: a plateau at {plateau.low:g} to {plateau.high:g}",
+            f"{span(inside)} in the middle half",
+            verdict(within(value, plateau.low, plateau.high) for value in inside),
+        ),
+        (
+            "Fig. 3: a steep drop in the last layers",
+            f"{last} in the last; {span(inside)} in the middle half",
+            verdict(higher(value, last) for value in inside),
+        ),
+        (
+            "The activation does much better than token identity (App. A)",
+            f"better at {ahead.count(True)} of {len(ahead)} layers, worse at {ahead.count(False)}",
+            verdict(ahead),
+        ),
+    ]
+    return pd.DataFrame(rows, columns=["The paper, on Gemma 2 and Llama", "This run", "Verdict"])
+
+
+def span(values: list[Estimate]) -> str:
+    """The least and the largest of several values."""
+    numbers = [value.value for value in values]
+    return f"{min(numbers):.2f} to {max(numbers):.2f}"
+
+
+def identity_wins(by_layer: pd.DataFrame) -> str:
+    """At which layers a table of token identities predicts the error norm better than the activation does."""
+    rows = list(zip(by_layer["layer"], estimates(by_layer, IDENTITY), estimates(by_layer, R2), strict=True))
+    wins = sorted(layer for layer, token, x in rows if higher(token, x))
+    if not wins:
+        return "At no layer does a table with one number per token of the vocabulary do better than the probe."
+    layer, token, x = max(rows, key=lambda row: row[1].value - row[2].value)
+    return (
+        f"At {layers_in_words(wins)} a table with one number per token of the vocabulary does better than the probe, "
+        f"most of all at layer {layer} ($R^2$ = {token} against {x}): most of what makes an error large or small there goes with "
+        "*which token* it is."
+    )
+
+
+def layers_in_words(layers: list[int]) -> str:
+    """Layers as a phrase."""
+    return f"layer {layers[0]}" if len(layers) == 1 else f"layers {', '.join(map(str, layers[:-1]))} and {layers[-1]}"
+
+
+def learned(main: pd.DataFrame, every: Interval) -> str:
+    """What the probe explains at one layer, and how that compares with the paper's range and with the norm of x."""
+    r2, ceiling = main[R2], main["r2_x_norm"].iloc[0]
+    inside = [within(value, every.low, every.high) for value in estimates(main, R2)].count(True)
+    above = sum(higher(value, Estimate.read(main.iloc[0], "r2_x_norm")) is True for value in estimates(main, R2))
+    return (
+        f"A linear probe of the activation explains {100 * r2.min():.0f} to {100 * r2.max():.0f} % of the variance of the "
+        f"squared error norm over the {len(main)} SAEs of layer {main['layer'].iloc[0]}: to that extent, how badly an SAE does "
+        f"on a token can be read off the token's activation. {inside} of them lie, interval and all, in the paper's range of "
+        f"{100 * every.low:.0f} to {100 * every.high:.0f} %. {above} of the {len(main)} error norms are more predictable than "
+        f"the norm of $\\mathbf{{x}}$ itself ($R^2$ = {ceiling:.2f}), which the paper finds almost perfectly predictable "
+        "(Section 5.1 takes this up)."
+    )

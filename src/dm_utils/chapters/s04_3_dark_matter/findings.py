@@ -1,0 +1,119 @@
+"""What Section 4.3's fits say: their tables, and a verdict on each of its claims over every L0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE, above, verdict, within
+from dm_utils.engine.breakdown import WidthFits
+from dm_utils.engine.suite import steps
+from dm_utils.maths.resampling import Estimate
+
+Fits = Mapping[float, WidthFits]  # by L0
+SPOKEN = {
+    HOLDS: "As on Gemma 2, at every $L_0$",
+    PARTLY: "As on Gemma 2 in some cases only",
+    DIFFERS: "Unlike Gemma 2",
+    UNTESTABLE: "Not to be told here",
+}
+ROUGHLY = 0.02  # a relative change per doubling of the width up to which a quantity is called roughly constant
+
+
+def roughly_constant(fit: WidthFits) -> bool | None:
+    """Whether FVU_nonlinear changes by less than 2 % per doubling of the width, its interval included."""
+    return within(fit.fvu_nonlinear_level.per_doubling, -ROUGHLY, ROUGHLY)
+
+
+def trends(fits: Fits) -> pd.DataFrame:
+    """How FVU and its nonlinear part change with width, one row per L0."""
+    rows = []
+    for near, fit in fits.items():
+        row = {"L0 near": f"{near:g}", "FVU nonlinear, mean over widths": str(fit.fvu_nonlinear_level.level)}
+        row |= {"its change per doubling": percent(fit.fvu_nonlinear_level.per_doubling)}
+        row |= {"FVU's change per doubling": percent(fit.fvu_trend.per_doubling)}
+        constant = {True: "roughly constant", False: "not constant", None: "cannot be told"}[roughly_constant(fit)]
+        rows.append(row | {"FVU nonlinear is": constant})
+    return pd.DataFrame(rows)
+
+
+def percent(change: Estimate) -> str:
+    """A relative change with its interval, in percent."""
+    return f"{100 * change.value:+.1f} % [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+
+
+def constants(fits: Fits) -> pd.DataFrame:
+    """What each L0's fit says about very wide SAEs, and how sure that is."""
+    rows = []
+    for near, fit in fits.items():
+        without = fit.fvu.leave_one_out
+        row = {"L0 near": f"{near:g}", "constant c": str(fit.fvu.constant), "exponent m": str(fit.fvu.exponent)}
+        unknown = np.isnan(without).any()
+        row |= {"c without one SAE": "too few SAEs" if unknown else f"{without.min():.3f} to {without.max():.3f}"}
+        row |= {"nonlinear level h": str(fit.fvu_nonlinear_level.level)}
+        row |= {"linear error that stays, c − h": str(fit.gap())}
+        row |= {"the same, if the nonlinear part falls": str(fit.gap(falling=True))}
+        rows.append(row | {"The constant": "not identified" if fit.fvu.note else "identified"})
+    return pd.DataFrame(rows)
+
+
+def claims(fits: Fits, main: pd.DataFrame) -> pd.DataFrame:
+    """A verdict on each claim of Section 4.3. A case is one L0, or for the second claim one step between neighbours.
+
+    FVU_nonlinear is roughly constant by `roughly_constant`; the power law ends above the line if c − h lies above zero with
+    its interval; width reduces the linear part most if that part loses more of FVU than the nonlinear one from the narrowest
+    SAE to the widest, the interval over text included.
+    """
+    denser = steps(main, "fvu_nonlinear", along="near_l0", fixed="d_sae")
+    gaps, leads = [fit.gap() for fit in fits.values()], [fit.linear_lead for fit in fits.values()]
+    rows = [
+        (
+            "FVU nonlinear is roughly constant in width, at the middle layer",
+            "per doubling: " + at_each(fits, lambda fit: percent(fit.fvu_nonlinear_level.per_doubling)),
+            verdict(map(roughly_constant, fits.values())),
+        ),
+        ("FVU nonlinear decreases with L0", str(denser), denser.falling),
+        (
+            "The power law ends above the horizontal line",
+            "c − h: " + at_each(fits, lambda fit: str(fit.gap())),
+            verdict(above(gap, 0) for gap in gaps),
+        ),
+        (
+            "Width reduces the linear part most",
+            "linear loss minus nonlinear loss: " + at_each(fits, lambda fit: signed(fit.linear_lead)),
+            verdict(above(lead, 0) for lead in leads),
+        ),
+    ]
+    return pd.DataFrame(rows, columns=["The paper, on Gemma 2", "This run, by L0", "Verdict"])
+
+
+def at_each(fits: Fits, say: Callable[[WidthFits], str]) -> str:
+    """What every fit says, named by its L0."""
+    return "; ".join(f"{say(fit)} at {near:g}" for near, fit in fits.items())
+
+
+def signed(value: Estimate) -> str:
+    """A small difference with its interval."""
+    return f"{value.value:+.4f} [{value.low:+.4f}, {value.high:+.4f}]"
+
+
+def learned(fit: WidthFits, measured: pd.DataFrame, claims: pd.DataFrame, near: float, d: int) -> str:
+    """What widening did at one L0, and which claims hold over all of them, as a Markdown list."""
+    first, last = measured.iloc[0], measured.iloc[-1]
+    lines = [
+        f"At $L_0$ near {near:g}, widening from {first.d_sae:,} to {last.d_sae:,} latents ({first.d_sae / d:.0f} to "
+        f"{last.d_sae / d:.0f} per dimension) takes FVU from {first.fvu:.3f} to {last.fvu:.3f} and FVU nonlinear from "
+        f"{first.fvu_nonlinear:.3f} to {last.fvu_nonlinear:.3f}: the nonlinear part goes from "
+        f"{100 * first.fvu_nonlinear / first.fvu:.0f} to {100 * last.fvu_nonlinear / last.fvu:.0f} % of what is unexplained."
+    ]
+    column = claims.columns[0]
+    for word, words in SPOKEN.items():
+        found = claims.loc[claims["Verdict"] == word, column].tolist()
+        lines += [f"{words}: {'; '.join(found)}."] if found else []
+    lines += [
+        f"The constant of the power law at $L_0$ near {near:g}: {fit.fvu.constant}; {fit.fvu.note or 'it is identified'}.",
+        f"Dead latents: {100 * first.dead_fraction:.1f} % of the narrowest SAE, {100 * last.dead_fraction:.1f} % of the widest.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,91 @@
+"""The verdicts of Section 4.1, at their thresholds."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
+from dm_utils.chapters.s04_1_error_norms import findings
+
+EVERY, PLATEAU = SimpleNamespace(low=0.7, high=0.95), SimpleNamespace(low=0.8, high=0.95)
+
+
+def with_ends(table, metric, values, half_width=0.01):
+    low, high = ([value + sign * half_width for value in values] for sign in (-1, 1))
+    return table.assign(**{metric: values, f"{metric}_low": low, f"{metric}_high": high})
+
+
+def suite(values, half_width=0.01):
+    """Two widths at each of two L0s."""
+    table = pd.DataFrame({"sae_id": list("abcd"), "architecture": "topk", "layer": 2, "d_sae": [512, 1024] * 2})
+    table = table.assign(l0=[8.0, 8.0, 16.0, 16.0], near_l0=[8, 8, 16, 16])
+    return with_ends(with_ends(table, "r2_error_norm", values, half_width), "r2_x_norm", [0.9] * 4)
+
+
+def layers(values, identity):
+    table = pd.DataFrame({"sae_id": [f"layer {i}" for i in range(len(values))], "layer": range(len(values))})
+    return with_ends(with_ends(table, "r2_error_norm", values), "r2_token_identity", identity)
+
+
+def verdicts(main, by_layer):
+    table = findings.claims(main, main, by_layer, len(by_layer), EVERY, PLATEAU)
+    names = ["range", "width", "l0", "first", "plateau", "last", "token"]
+    return dict(zip(names, table["Verdict"], strict=True))
+
+
+PAPERS = layers([0.72, 0.85, 0.9, 0.9, 0.85, 0.74], [0.3] * 6)
+AS_PAPER = suite([0.82, 0.78, 0.86, 0.83])
+
+
+def test_what_the_paper_says_holds_on_what_it_saw():
+    assert set(verdicts(AS_PAPER, PAPERS).values()) == {HOLDS}
+
+
+def test_the_range_counts_an_sae_only_with_its_whole_interval():
+    assert verdicts(suite([0.711, 0.711, 0.8, 0.8]), PAPERS)["range"] == HOLDS
+    assert verdicts(suite([0.709, 0.711, 0.8, 0.8]), PAPERS)["range"] == PARTLY  # one interval crosses 0.7
+    low = layers([0.4] * 6, [0.3] * 6)
+    assert verdicts(suite([0.4, 0.4, 0.4, 0.709]), low)["range"] == DIFFERS
+
+
+def test_a_step_counts_only_if_its_intervals_are_apart():
+    assert verdicts(suite([0.8, 0.779, 0.85, 0.829]), PAPERS)["width"] == HOLDS
+    assert verdicts(suite([0.8, 0.781, 0.85, 0.831]), PAPERS)["width"] == UNTESTABLE
+    assert verdicts(suite([0.8, 0.85, 0.7, 0.75]), PAPERS) | {"width": DIFFERS, "l0": DIFFERS} == verdicts(
+        suite([0.8, 0.85, 0.7, 0.75]), PAPERS
+    )
+
+
+def test_figure_3_has_its_shape_only_if_every_middle_layer_stands_above_the_ends():
+    assert verdicts(AS_PAPER, layers([0.829, 0.9, 0.85, 0.86, 0.9, 0.829], [0.3] * 6))["first"] == HOLDS
+    assert verdicts(AS_PAPER, layers([0.831, 0.9, 0.85, 0.86, 0.9, 0.829], [0.3] * 6))["first"] == PARTLY
+    high_ends = verdicts(AS_PAPER, layers([0.93, 0.9, 0.85, 0.86, 0.9, 0.93], [0.3] * 6))
+    assert (high_ends["first"], high_ends["last"]) == (DIFFERS, DIFFERS)
+    assert verdicts(AS_PAPER, layers([0.72, 0.5, 0.6, 0.6, 0.5, 0.4], [0.3] * 6))["plateau"] == DIFFERS
+
+
+def test_token_identity_wins_where_its_interval_lies_above_the_probes():
+    early = layers([0.7, 0.7, 0.7], [0.721, 0.7, 0.679])
+    assert verdicts(AS_PAPER, early)["token"] == PARTLY
+    assert "At layer 0 a table" in findings.identity_wins(early)
+    assert "At no layer" in findings.identity_wins(layers([0.7, 0.7], [0.719, 0.5]))
+    assert "At layers 0, 1 and 2 a table" in findings.identity_wins(layers([0.5] * 3, [0.6] * 3))
+
+
+def test_sentences_count_saes_with_their_intervals():
+    said = findings.learned(suite([0.709, 0.711, 0.93, 0.95]), EVERY)
+    assert "2 of them lie, interval and all" in said
+    assert "2 of the 4 error norms are more predictable" in said
+    both = pd.concat([AS_PAPER.assign(split="token"), AS_PAPER.assign(split="context")])
+    assert "+0.000 to +0.000" in findings.split_effect(both)
+    assert "falls in 2 of 2 steps" in findings.over_the_suite(AS_PAPER)
+
+
+def test_the_middle_half_of_the_layers():
+    assert findings.middle(PAPERS, 6).tolist() == [False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize(("numbers", "words"), [([3], "layer 3"), ([0, 2], "layers 0 and 2")])
+def test_layers_in_words(numbers, words):
+    assert findings.layers_in_words(numbers) == words

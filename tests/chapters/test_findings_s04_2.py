@@ -1,0 +1,68 @@
+"""The verdicts of Section 4.2, at their thresholds."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+
+from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
+from dm_utils.chapters.s04_2_error_vectors import findings
+
+EVERY = SimpleNamespace(low=0.15, high=0.72)
+
+
+def suite(vector, norm=(0.6, 0.5, 0.8, 0.7), left=1.0, half_width=0.01):
+    """Two widths at each of two L0s."""
+    table = pd.DataFrame({"sae_id": list("abcd"), "architecture": "topk", "d_sae": [512, 1024] * 2})
+    table = table.assign(near_l0=[8, 8, 16, 16], norm_ratio=0.9, shrinkage=1.0, cos_linear_x=0.6)
+    columns = {"r2_error_vector": vector, "r2_error_vector_weighted": vector, "r2_error_norm": norm}
+    columns["r2_error_vector_rescaled"] = [left * value for value in vector]
+    for name, values in columns.items():
+        ends = {f"{name}_low": [v - half_width for v in values], f"{name}_high": [v + half_width for v in values]}
+        table = table.assign(**{name: values, **ends})
+    return table
+
+
+FALLING = (0.7, 0.5, 0.4, 0.2)
+
+
+def verdicts(table):
+    names = ["range", "width", "l0", "opposite", "shrinkage"]
+    return dict(zip(names, findings.claims(table, table, EVERY)["Verdict"], strict=True))
+
+
+def test_what_the_paper_says_holds_on_what_it_saw():
+    assert set(verdicts(suite(FALLING)).values()) == {HOLDS}
+
+
+def test_the_range_counts_an_sae_only_with_its_whole_interval():
+    assert verdicts(suite((0.7, 0.5, 0.4, 0.161)))["range"] == HOLDS
+    assert verdicts(suite((0.7, 0.5, 0.4, 0.159)))["range"] == PARTLY
+    assert verdicts(suite((0.1, 0.05, 0.04, 0.139)))["range"] == DIFFERS
+
+
+def test_a_step_counts_only_if_its_intervals_are_apart():
+    assert verdicts(suite((0.5, 0.479, 0.4, 0.379)))["width"] == HOLDS
+    assert verdicts(suite((0.5, 0.481, 0.4, 0.381)))["width"] == UNTESTABLE
+    assert verdicts(suite((0.2, 0.3, 0.4, 0.5)))["l0"] == DIFFERS
+
+
+def test_norm_and_vector_go_opposite_ways_only_if_each_does():
+    assert verdicts(suite(FALLING, norm=(0.6, 0.5, 0.8, 0.4)))["opposite"] == PARTLY  # the norm's R² falls at one width
+    assert verdicts(suite((0.2, 0.3, 0.4, 0.5)))["opposite"] == DIFFERS  # the vector's R² rises
+
+
+def test_shrinkage_is_ruled_out_where_nine_tenths_of_r2_are_left():
+    assert verdicts(suite(FALLING, left=0.92, half_width=0.001))["shrinkage"] == HOLDS
+    assert verdicts(suite(FALLING, left=0.88, half_width=0.001))["shrinkage"] == DIFFERS
+    assert verdicts(suite(FALLING, left=0.905))["shrinkage"] == UNTESTABLE  # every interval holds nine tenths
+    said = [findings.what_is_left(suite(FALLING, left=left)) for left in (0.901, 0.899, 0.501, 0.499)]
+    assert said == ["nearly all", "most", "most", "only a part"]
+
+
+def test_sentences_read_the_table():
+    assert "falls in 2 of 2 steps" in findings.over_the_suite(suite(FALLING))
+    assert "$R^2$ changes by at most 0.070" in findings.learned(suite(FALLING, left=0.9), 0.92)
+    dimensions = pd.DataFrame({"dimension": [0, 1], "share": [0.75, 0.25], "r2": [0.2, 0.4]})
+    said = findings.by_dimension(dimensions, "one")
+    assert "dimensions is 0.300 and the weighted value 0.250" in said
+    assert "(number 0) holds 75.0 % of it, 1.5 times" in said

@@ -1,0 +1,73 @@
+"""The verdicts of Section 4.3, at their thresholds: each over every L0."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+
+from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
+from dm_utils.chapters.s04_3_dark_matter import findings
+from dm_utils.maths.resampling import Estimate
+
+
+def around(value, half_width=0.001):
+    return Estimate(value, value - half_width, value + half_width)
+
+
+def fit(change=0.0, gap=0.02, lead=0.01):
+    """The fits of one L0 with a known change of FVU_nonlinear per doubling, c − h, and lead of the linear part."""
+    return SimpleNamespace(
+        fvu=SimpleNamespace(constant=around(0.1), exponent=around(0.5), leave_one_out=np.array([0.1, 0.2]), note=""),
+        fvu_trend=SimpleNamespace(per_doubling=around(-0.1)),
+        fvu_nonlinear_level=SimpleNamespace(per_doubling=around(change), level=around(0.1)),
+        linear_lead=around(lead),
+        gap=lambda falling=False: around(gap),
+    )
+
+
+def suite(values=(0.3, 0.2, 0.1)):
+    ends = {"fvu_nonlinear_low": [v - 0.01 for v in values], "fvu_nonlinear_high": [v + 0.01 for v in values]}
+    return pd.DataFrame({"d_sae": 512, "near_l0": [4, 8, 16], "fvu_nonlinear": values, **ends})
+
+
+def verdicts(*fits, main=None):
+    names = ["constant", "l0", "above", "linear"]
+    judged = findings.claims({float(4 * 2**i): one for i, one in enumerate(fits)}, suite() if main is None else main)
+    return dict(zip(names, judged["Verdict"], strict=True))
+
+
+def test_what_the_paper_says_holds_on_what_it_saw():
+    assert set(verdicts(fit(), fit()).values()) == {HOLDS}
+
+
+def test_roughly_constant_is_two_percent_per_doubling_with_the_interval():
+    assert findings.roughly_constant(fit(change=0.019)) is True
+    assert findings.roughly_constant(fit(change=-0.0195)) is None
+    assert findings.roughly_constant(fit(change=-0.0215)) is False
+    assert verdicts(fit(), fit(change=-0.05))["constant"] == PARTLY
+    assert verdicts(fit(change=-0.05), fit(change=0.05))["constant"] == DIFFERS
+
+
+def test_the_law_ends_above_the_line_where_the_interval_of_the_gap_is_positive():
+    assert verdicts(fit(gap=0.0011), fit())["above"] == HOLDS
+    assert verdicts(fit(gap=0.0009), fit(gap=0.0))["above"] == UNTESTABLE
+    assert verdicts(fit(gap=0.0), fit(gap=-0.0011))["above"] == DIFFERS
+
+
+def test_every_l0_counts_for_which_part_width_reduces_most():
+    assert verdicts(fit(lead=0.0011), fit(lead=0.0011))["linear"] == HOLDS
+    assert verdicts(fit(lead=0.0011), fit(lead=-0.0011))["linear"] == PARTLY  # reversed at the second L0
+    assert verdicts(fit(lead=0.0009), fit(lead=-0.0011))["linear"] == DIFFERS
+    assert verdicts(fit(), main=suite((0.3, 0.29, 0.28)))["l0"] == UNTESTABLE  # intervals overlap
+
+
+def test_the_tables_and_the_list_say_what_was_judged():
+    fits = {8.0: fit(change=-0.05), 16.0: fit(lead=-0.01)}
+    assert findings.trends(fits)["FVU nonlinear is"].tolist() == ["not constant", "roughly constant"]
+    assert findings.constants(fits)["The constant"].tolist() == ["identified", "identified"]
+    measured = pd.DataFrame(
+        {"d_sae": [512, 8192], "fvu": [0.2, 0.1], "fvu_nonlinear": [0.1, 0.08], "dead_fraction": 0.1}
+    )
+    said = findings.learned(fits[8.0], measured, findings.claims(fits, suite()), 8.0, 128)
+    assert "from 50 to 80 % of what is unexplained" in said
+    assert "As on Gemma 2 in some cases only: FVU nonlinear is roughly constant" in said
