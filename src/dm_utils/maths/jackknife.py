@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from scipy.stats import t as student
 from torch import Tensor
 
+from dm_utils.maths.regression import factorise
 from dm_utils.maths.resampling import Estimate
 
 N_GROUPS = 20
@@ -58,7 +59,7 @@ def held_out(
     The first column must be the constant 1; it counts among the ``n_regressors``.
     """
     p = n_regressors
-    coef = torch.linalg.pinv(fit[:, :p, :p], hermitian=True) @ fit[:, :p, p:]
+    coef = torch.stack([factorise(gram[:p, :p])[1](gram[:p, p:]) for gram in fit])
     cross = (coef * rest[:, :p, p:]).sum((1, 2))
     own = rest[:, p:, p:].diagonal(dim1=1, dim2=2).sum(1)
     residual = own - 2 * cross + ((rest[:, :p, :p] @ coef) * coef).sum((1, 2))

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from dm_utils.maths import jackknife, synthetic
 from dm_utils.maths.jackknife import replicate
+from dm_utils.maths.noise import variance as total_variance
+from dm_utils.maths.regression import factorise
 from dm_utils.maths.resampling import Estimate
 
 
@@ -51,7 +53,7 @@ def masked_fvu(
     everything = y.T @ (v[:, None] * y)
     masked = y[~kept].T @ (v[~kept, None] * y[~kept])
     total = float(everything.trace())
-    lost = masked @ torch.linalg.pinv(everything, hermitian=True) @ (everything - masked)
+    lost = masked @ factorise(everything)[1](everything - masked)
     return float(masked.trace()) / total, max(float(lost.trace()) / total, 0.0)
 
 
@@ -59,8 +61,8 @@ def leverage(dictionary: Float[Tensor, "latent d"], variance: Float[Tensor, " la
     """``h_i = s_i^2 y_i^T C^+ y_i``: the R^2 of the best linear prediction of w_i from x, for uncorrelated weights."""
     _check(dictionary, variance)
     y, v = dictionary.double(), variance.double()
-    inverse = torch.linalg.pinv(y.T @ (v[:, None] * y), hermitian=True)
-    return v * ((y @ inverse) * y).sum(1)
+    _, solve = factorise(y.T @ (v[:, None] * y))
+    return v * (y * solve(y.T).T).sum(1)
 
 
 def mean_leverage(dictionary: Float[Tensor, "latent d"], variance: Float[Tensor, " latent"]) -> float:
@@ -108,12 +110,12 @@ def masked_curve(
     _check(dictionary, variance)
     y, v = dictionary.double(), variance.double()
     everything = y.T @ (v[:, None] * y)
-    inverse, total = torch.linalg.pinv(everything, hermitian=True), float(everything.trace())
+    (_, solve), total = factorise(everything), float(everything.trace())
     rows = []
     for fraction in fractions:
         gone = ~kept_after(order, fraction)
         masked = y[gone].T @ (v[gone, None] * y[gone])
-        lost = float(masked.trace() - ((masked @ inverse) * masked).sum())
+        lost = float(masked.trace() - (solve(masked) * masked).sum())
         rows.append((fraction, float(masked.trace()) / total, max(lost / total, 0.0)))
     return pd.DataFrame(rows, columns=["masked", "fvu", "fvu_nonlinear"])
 
@@ -166,9 +168,9 @@ def recovered_part(x: Float[Tensor, "token d"], masked: Float[Tensor, "token d"]
     """FVU and FVU_nonlinear of ``x - masked``, fitted on the even rows and measured on the odd ones."""
     rows = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
     fit, rest = rows[::2], rows[1::2]
-    coef = torch.linalg.pinv(fit.T @ fit, hermitian=True) @ (fit.T @ masked[::2].double())
-    total = synthetic.variance(x[1::2])
-    return synthetic.variance(masked[1::2]) / total, synthetic.variance(masked[1::2] - rest @ coef) / total
+    coef = factorise(fit.T @ fit)[1](fit.T @ masked[::2].double())
+    total = total_variance(x[1::2])
+    return total_variance(masked[1::2]) / total, total_variance(masked[1::2] - rest @ coef) / total
 
 
 def simulated_fvu_nonlinear(

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from dm_utils.maths import jackknife, norm_theory, synthetic
 from dm_utils.maths.jackknife import replicate
+from dm_utils.maths.noise import variance
+from dm_utils.maths.regression import factorise
 from dm_utils.maths.resampling import Estimate
 from dm_utils.maths.weight_laws import slopes
 
@@ -28,8 +30,8 @@ def held_out_r2(x: Float[Tensor, "token d"], y: Float[Tensor, "token target"], c
     if centred:
         rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
     fit, rest = rows[::2], rows[1::2]
-    coef = torch.linalg.pinv(fit.T @ fit, hermitian=True) @ (fit.T @ target[::2])
-    return 1 - synthetic.variance(target[1::2] - rest @ coef) / synthetic.variance(target[1::2])
+    coef = factorise(fit.T @ fit)[1](fit.T @ target[::2])
+    return 1 - variance(target[1::2] - rest @ coef) / variance(target[1::2])
 
 
 def norm_r2(
@@ -181,7 +183,7 @@ def nonlinear_from_sae(
     """
     rows = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64, device=x.device)], dim=1)
     error = (x - sae_out).double()
-    linear = rows @ (torch.linalg.pinv(rows.T @ rows, hermitian=True) @ (rows.T @ error))
+    linear = rows @ factorise(rows.T @ rows)[1](rows.T @ error)
     nonlinear = error - linear
     values, vectors = torch.linalg.eigh(nonlinear.T @ nonlinear / len(x))
     root = vectors * values.clamp_min(0).sqrt()

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from dm_utils.engine.latent_sample import LatentSample
 from dm_utils.maths import jackknife, masking, norm_theory
+from dm_utils.maths.regression import factorise
 from dm_utils.maths.resampling import Estimate
-from dm_utils.maths.weight_laws import Moments, Slopes, empirical_moments, slopes
+from dm_utils.maths.weight_laws import Slopes, WeightMoments, empirical_moments, slopes
 
 READINGS = tuple(f.name for f in fields(Slopes))
 
@@ -41,7 +42,7 @@ def refit(sample: LatentSample, n_groups: int = jackknife.N_GROUPS) -> Refits:
     mean = sums[:, -1, :] / sums[:, -1:, -1]
     moments = (sums / sums[:, -1:, -1:] - mean[:, :, None] * mean[:, None, :])[:, :-1, :-1]
     gram, cross = moments[:, :-1, :-1], moments[:, :-1, -1]
-    vector = (torch.linalg.pinv(gram, hermitian=True) @ cross[..., None])[..., 0]
+    vector = torch.stack([factorise(g)[1](c[:, None])[:, 0] for g, c in zip(gram, cross, strict=True)])
     return Refits(vector, gram, cross, moments[:, -1, -1])
 
 
@@ -90,7 +91,7 @@ def which_mean(sample: LatentSample, refits: Refits) -> pd.DataFrame:
     return pd.DataFrame([*rows, {"reading": "a*"} | _columns({"r2": _r2_of_sum(refits, refits.vector)})])
 
 
-def _reading(sample: LatentSample, moments: Moments, name: str) -> Tensor:
+def _reading(sample: LatentSample, moments: WeightMoments, name: str) -> Tensor:
     if name in READINGS:
         return getattr(slopes(moments), name)
     return sample.dictionary.double() @ norm_theory.best_probe(sample.dictionary, moments).vector

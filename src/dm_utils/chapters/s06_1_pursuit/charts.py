@@ -9,11 +9,6 @@ from dm_utils.charts.marks import WIDE, chooser, dashes, sae_tooltip, texts, wid
 from dm_utils.charts.theme import COLORS
 
 
-def percent_span(values: pd.Series) -> str:
-    """Write the range of shares as percentages, for example ``12 to 31 %``."""
-    return f"{100 * values.min():.0f} to {100 * values.max():.0f} %"
-
-
 def encoders(table: pd.DataFrame) -> alt.LayerChart:
     """Draw FVU and FVU_nonlinear against width under each encoder (column ``encoder``), with 95 % intervals."""
     parts = {"fvu": "FVU", "fvu_nonlinear": "FVU nonlinear"}
