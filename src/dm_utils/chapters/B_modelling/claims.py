@@ -22,6 +22,7 @@ from dm_utils.maths.resampling import Estimate
 from dm_utils.maths.weight_laws import slopes
 
 N_ONE = 400_000  # draws of a single latent's weight
+IDEAL_CASES = ((1.0, 1.0), (0.2, 1.0), (0.2, 3.0), (0.05, 1.0), (0.01, 10.0))  # probability and standard deviation of w
 
 
 def held_out_r2(x: Float[Tensor, "token d"], y: Float[Tensor, "token target"], centred: bool = True) -> float:
@@ -231,8 +232,8 @@ def correlation_checks(n: int = 20, seed: int = 0) -> pd.DataFrame:
     for name, family, p, shape in CHECKED_LAWS:
         moments = synthetic.law_moments(family, torch.tensor([p], dtype=torch.float64), 1.0, shape)
         found = correlation(family, p, shape, n, seed)
-        rows.append((name, norm_theory.orthonormal_r2(moments) ** 0.5, found.value, found.low, found.high))
-    return pd.DataFrame(rows, columns=["case", "exact", "value", "low", "high"])
+        rows.append({"case": name, "exact": norm_theory.orthonormal_r2(moments) ** 0.5, **found.columns()})
+    return pd.DataFrame(rows)
 
 
 def slope_checks(n: int = 20, seed: int = 0) -> pd.DataFrame:
@@ -243,5 +244,5 @@ def slope_checks(n: int = 20, seed: int = 0) -> pd.DataFrame:
         found = slope(family, p, intercept, shape, n, seed)
         value = float(exact.best if intercept else exact.through_origin)
         case = f"{name}, {'with' if intercept else 'no'} intercept"
-        rows.append((case, value, found.value, found.low, found.high, float(exact.paper)))
-    return pd.DataFrame(rows, columns=["case", "exact", "value", "low", "high", "printed"])
+        rows.append({"case": case, "exact": value, **found.columns(), "printed": float(exact.paper)})
+    return pd.DataFrame(rows)

@@ -98,10 +98,10 @@ def _reading(sample: LatentSample, moments: WeightMoments, name: str) -> Tensor:
 
 
 def _columns(statistics: dict[str, Tensor]) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for name, values in statistics.items():
-        for side, number in zip(("", "_low", "_high"), jackknife.interval(values), strict=True):
-            found[name + side] = float(number)
+        value, low, high = (float(end) for end in jackknife.interval(values))
+        found |= Estimate(value, low, high).columns(name)
     return found
 
 
@@ -147,10 +147,8 @@ def ladder(sample: LatentSample, x: Float[Tensor, "token d"], seed: int = 0) -> 
         "Sae(x)": split_r2(sample.sae_out, sample.context),
         "x": split_r2(x, sample.context),
     }
-    rows = [{"step": k, "r2": v, "r2_low": v, "r2_high": v, "kind": "closed form"} for k, v in exact.items()]
-    rows += [
-        {"step": k, "r2": v.value, "r2_low": v.low, "r2_high": v.high, "kind": "measured"} for k, v in measured.items()
-    ]
+    rows = [{"step": k, **Estimate(v, v, v).columns("r2"), "kind": "closed form"} for k, v in exact.items()]
+    rows += [{"step": k, **v.columns("r2"), "kind": "measured"} for k, v in measured.items()]
     order = [0, 1, 4, 5, 2, 6, 3]
     return pd.DataFrame(rows).iloc[order].reset_index(drop=True)
 

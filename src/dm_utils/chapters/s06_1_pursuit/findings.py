@@ -115,10 +115,16 @@ def learned(controls: pd.DataFrame) -> str:
     times = fvu["random"] / fvu["trained"]
     return (
         f"As many random atoms explain {percent(1 - fvu['random'])} of the variance by pursuit: they carry the covariance of x, "
-        f"and a search among many directions fits much. But they leave {span(times, '.1f')} times the FVU of the trained "
+        f"and a search among many directions fits much. But they leave {random_times(controls)} times the FVU of the trained "
         f"dictionary, which explains {percent(1 - fvu['trained'])}: of what covariance and search leave, learned directions "
         f"take off {percent(1 - 1 / times)}. That pursuit needs learned directions: **{needs_learning(controls)}**."
     )
+
+
+def random_times(controls: pd.DataFrame) -> str:
+    """How many times the FVU of the trained dictionary a random one leaves."""
+    fvu = controls.pivot(index="d_sae", columns="case", values="fvu")
+    return span(fvu["random"] / fvu["trained"], ".1f")
 
 
 def lessons(changed: pd.DataFrame, best: pd.DataFrame, pursued: pd.DataFrame, controls: pd.DataFrame) -> list[str]:
@@ -131,7 +137,8 @@ def lessons(changed: pd.DataFrame, best: pd.DataFrame, pursued: pd.DataFrame, co
         f"Best weights on the encoder's own latents take {percent(best['fvu_drop_relative'])} off FVU, "
         f"{weights_alone(changed, best)} of what pursuit gains: the rest is which latents are chosen. Pursuit shares "
         f"{percent(pursued['shared_support'])} of its latents with the encoder.",
-        learned(controls),
+        f"Pursuit explains what it does by learned directions, not by covariance and search alone: **{needs_learning(controls)}** "
+        f"(random atoms leave {random_times(controls)} times the FVU).",
     ]
 
 
