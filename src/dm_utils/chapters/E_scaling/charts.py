@@ -8,8 +8,10 @@ import altair as alt
 import pandas as pd
 
 from dm_utils.base.names import PART_TITLES
+from dm_utils.chapters.E_scaling.findings import percent
 from dm_utils.charts.marks import chooser, texts, width_axis
 from dm_utils.charts.theme import COLORS, INK
+from dm_utils.maths.resampling import Estimate
 
 GUESS = (  # FVU of ‖wa·linear + wb·nonlinear‖² as a prediction, from the columns of `scaling_pairs.quadratic_table`
     "1 - 2*(wa*wa*datum.ly + wb*wb*datum.ny + wa*wb*datum.xy)"
@@ -55,14 +57,8 @@ def named(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     """Add the titles that charts show: `name`, `norm`, `pair`, `text`."""
     norm = table["power"].map({1: "norms", 2: "squared norms"})
     pair = [f"{small:,} → {large:,}" for small, large in zip(table["small"], table["large"], strict=True)]
-    text = percents(table, "decrease")
+    text = [percent(Estimate.read(row, "decrease")) for _, row in table.iterrows()]
     return table.assign(name=table["second"].map(dict(names)), norm=norm, pair=pair, text=text).round(5)
-
-
-def percents(table: pd.DataFrame, name: str) -> list[str]:
-    """Write percentages with their intervals to two decimals, never as minus zero."""
-    columns = (table[f"{name}{end}"].round(2) + 0.0 for end in ("", "_low", "_high"))
-    return [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in zip(*columns, strict=True)]
 
 
 def second_regressors(table: pd.DataFrame, names: Mapping[str, str]) -> alt.LayerChart:
