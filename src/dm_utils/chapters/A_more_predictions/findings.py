@@ -141,19 +141,26 @@ def easy_predictors(predictors: pd.DataFrame) -> str:
     )
 
 
+def overtakes(curve: pd.DataFrame) -> str:
+    """From how many fitting tokens on the table of token means beats the activation, at every larger number tried."""
+    sizes = curve.pivot(index="n_fit", columns="predictor", values="r2").sort_index(ascending=False)
+    wins = (sizes[TOKEN] > sizes[ACTIVATION]).cummin()
+    return (
+        f"token identity wins from {min(wins.index[wins]):,} fitting tokens on"
+        if wins.any()
+        else "token identity never wins"
+    )
+
+
 def by_text(curve: pd.DataFrame) -> str:
     """How the contest between token identity and the activation depends on the number of fitting tokens."""
     by_size = curve.pivot(index="n_fit", columns="predictor", values="r2")
     per = curve.groupby("n_fit")["per_identity"].first()
     few, many = by_size.index.min(), by_size.index.max()
-    wins = by_size.index[by_size[TOKEN] > by_size[ACTIVATION]]
-    overtakes = (
-        f"the table wins from {min(wins):,} fitting tokens on" if len(wins) else "the activation stays ahead throughout"
-    )
     token, x = (by_size[name].loc[[few, many]].tolist() for name in (TOKEN, ACTIVATION))
     return (
         f"**In this run** token identity goes from R² {token[0]:.2f} with {few:,} fitting tokens ({per[few]:.0f} per identity) to "
-        f"{token[1]:.2f} with {many:,} ({per[many]:.0f} per identity); the activation from {x[0]:.2f} to {x[1]:.2f}; {overtakes}. "
+        f"{token[1]:.2f} with {many:,} ({per[many]:.0f} per identity); the activation from {x[0]:.2f} to {x[1]:.2f}; {overtakes(curve)}. "
         "The paper fits 150,000 tokens of a vocabulary of 256,000, so its table is far sparser than this one at its fullest: "
         "part of the activation's lead in Fig. 13 may be the size of the text."
     )
@@ -214,6 +221,7 @@ def statements(
             beats_each_easy_one(predictors),
         ),
         ("… than all of them together (our question)", "least squares on all", beats_all_easy_ones(predictors)),
+        ("Token identity wins early (our question)", f"it trails at {layers(ahead)}", token_wins_early(predictors)),
         ("The linear norm falls with width on single tokens", f"on {linear.falls.value:.0%}", mostly_falls(linear)),
         ("The nonlinear norm mostly stays constant", f"on {nonlinear.steady.value:.0%}", mostly_steady(nonlinear)),
         ("… and has no trend on the mean token", f"{nonlinear.mean.value:+.1f} % per doubling", no_trend(nonlinear)),
@@ -228,24 +236,19 @@ def lessons(
     ahead, behind = where_it_leads(predictors)
     token = predictors[predictors["predictor"] == TOKEN].set_index("layer")["r2_norm"]
     x = leads(predictors).set_index("layer")["r2_norm"]
-    sizes = curve.pivot(index="n_fit", columns="predictor", values="r2")
-    settled = (
-        "at every size of the text tried"
-        if (sizes[TOKEN] > sizes[ACTIVATION]).all()
-        else "not at every size of the text"
-    )
     nonlinear = trends["nonlinear"]
     return [
         f"**Which token it is says more than the activation** at {layers(behind)}: R² up to {token.max():.2f}, the activation's "
         f"{x.loc[x.index == token.idxmax()].iloc[0]:.2f} there. The activation leads at {layers(ahead)}. That token identity wins early: "
         f"**{token_wins_early(predictors)}**; that the activation beats each easy quantity, at every layer: "
-        f"**{beats_each_easy_one(predictors)}**. So where the token wins, a predictable norm is no sign of structure in the "
-        "activation beyond the token.",
-        f"The contest depends on the text: the table wins {settled}. Compare the two at a stated number of fitting tokens.",
+        f"**{beats_each_easy_one(predictors)}**. Where the token wins, that x predicts the norm may "
+        "mean no more than that x knows the token.",
+        f"The contest depends on the amount of text: at one layer, {overtakes(curve)}. Compare the two at a stated number of "
+        "fitting tokens.",
         f"The layer matters: the R² of the error norm is {span(table['r2_error_norm'])} over the layers, that of the error vector "
         f"{span(table['r2_error_vector'])}.",
-        f"A shorter reconstruction is not a shrunken one ({{eq}}`eq-a-pythagoras`). That the linear error is more than shrinkage: "
-        f"**{only_shrinkage_refuted(table)}**.",
+        f"A shorter reconstruction is not a shrunken one: it lacks what it leaves unexplained. That the linear error is more than "
+        f"shrinkage: **{only_shrinkage_refuted(table)}**.",
         f"On single tokens the nonlinear norm stays within {tolerance:g} % per doubling on {nonlinear.steady.value:.0%}: "
         f"**{mostly_steady(nonlinear)}** at that tolerance. But it falls on {nonlinear.falls.value:.0%} of them; that it has no "
         f"trend: **{no_trend(nonlinear)}**.",

@@ -14,7 +14,6 @@ from dm_utils.maths.resampling import Estimate
 AVERAGES = ("mean", "mean_active")  # the two readings of "average weight" in B.1
 EQUAL = (0.9, 1.1)  # "approximately equal": the slope of the dot products on the reading
 NEARLY = 0.8  # a vector predicts nearly as well as a* if it reaches this share of its R²
-PASSES = 0.9  # a Gaussian passes the norm test above this R²
 
 
 def coverage(*checks: pd.DataFrame) -> str:
@@ -103,9 +102,10 @@ def unpredictable(soft: Estimate) -> str:
     return verdict([above(-soft.high, -soft.low, -0.1)])
 
 
-def only_features_pass(gaussians: pd.DataFrame) -> str:
-    """A predictable norm means linear features: no Gaussian vector passes the test, its interval above `PASSES`."""
-    return verdict([bool((gaussians["low"] <= PASSES).all())])
+def only_features_pass(gaussians: pd.DataFrame, ladder: pd.DataFrame) -> str:
+    """A predictable norm means linear features: no Gaussian vector's interval lies above the score of Sae(x), which is a sum of
+    features."""
+    return verdict([bool((gaussians["low"] <= steps_of(ladder)["real"]).all())])
 
 
 def poisson(checks: pd.DataFrame) -> str:
@@ -119,15 +119,15 @@ def first(ladder: pd.DataFrame, readings: pd.DataFrame) -> list[str]:
     r2 = steps_of(ladder)
     return [
         "The squared norm of a sum of orthonormal features is a linear function of the vector exactly when each weight is "
-        "on-or-off ({prf:ref}`thm-orthonormal`). Sparsity is not the reason; the spread of a latent's sizes is the obstacle.",
-        "For crowded dictionaries the best probe is known in closed form if latents are independent ({prf:ref}`thm-any`). That "
+        "on-or-off. Sparsity is not the reason; the spread of a latent's sizes is the obstacle.",
+        "For crowded dictionaries the best probe is known in closed form if latents are independent. That "
         f"nearly orthogonal directions are enough: **{near_orthogonality_is_enough(ladder)}** here (R² {r2['crowd']:.2f} of "
         f"{r2['ideal']:.2f}). That the probe is the sum of latents weighted by an average: **{sum_of_latents(readings)}**. What real "
         f"latents do together moves R² from {r2['crowd']:.2f} to {r2['real']:.2f}.",
         "The norm test has neither the sensitivity (exponential weights on orthonormal features get 3/4) nor the specificity (a "
         "Gaussian with a large mean passes) that reading it as evidence for linear features would need. Beside a control with the "
         f"same mean and covariance it becomes informative: x scores {r2['x']:.2f}, its Gaussian twin {r2['gaussian_x']:.2f}.",
-        "The nonlinear error is a well-defined measurement. It is not a bound on what an SAE introduces ({prf:ref}`prop-ideal`).",
+        "The nonlinear error is a well-defined measurement. It is not a bound on what an SAE introduces.",
     ]
 
 
@@ -155,8 +155,8 @@ def statements(
         ("The sum of latents by average weight predicts the norm (B.1)", f"R² {sums}", sum_of_latents(readings)),
         (
             "A predictable norm means linear features (B.1)",
-            f"Gaussians up to {gaussians['value'].max():.2f}",
-            only_features_pass(gaussians),
+            f"Gaussians up to {gaussians['value'].max():.2f}, Sae(x) {r2['real']:.2f}",
+            only_features_pass(gaussians, ladder),
         ),
         ("The residual bounds what an SAE introduces (B.2)", gap, bound(ideal)),
         ("What a nonlinear SAE introduces is not predictable (B.2)", f"R² {soft}", unpredictable(soft)),
@@ -164,17 +164,20 @@ def statements(
     return pd.DataFrame(rows, columns=["The paper", "This run", "Verdict"])
 
 
-def same_quantity(rows: pd.DataFrame, measured: Estimate) -> str:
+def same_quantity(rows: pd.DataFrame, measured: Estimate, per_token: float) -> str:
     """Why this chapter's R² of NonlinearError from Sae(x) is not Section 6.2's.
 
-    `rows` holds the formula's value on this chapter's text and on Section 6.2's, in that order: `weighted, mean`.
+    `rows` holds the formula's value on this chapter's text and on Section 6.2's, in that order: `weighted, mean`;
+    `per_token` is the number of coefficients over that of the fitting tokens here.
     """
     here, there = (rows.iloc[i] for i in (0, 1))
     return (
-        f"Section 6.2 finds another number for this quantity. It takes the mean over dimensions, where {measured.value:.3f} here is "
-        f"variance-weighted: on one text that moves the formula from {here['weighted']:.3f} to {here['mean']:.3f}. And it has more "
-        f"text: variance-weighted, {there['weighted']:.3f} there and {here['weighted']:.3f} here. The rest, "
-        f"{here['weighted'] - measured.value:+.3f}, is what a held-out regression loses to its d coefficients."
+        f"Section 6.2 finds another number for the same quantity. The formula, which holds out nothing, gives {here['weighted']:.3f} "
+        f"on this text and {there['weighted']:.3f} on that of Section 6.2, so it is not the text "
+        f"({there['weighted'] - here['weighted']:+.3f}). "
+        f"It is the weighting: Section 6.2 takes the mean over dimensions ({here['mean'] - here['weighted']:+.3f} here). And it is "
+        f"the fit: a regression on half of these tokens loses {here['weighted'] - measured.value:.3f} to its coefficients, "
+        f"{per_token:.4f} of them per token."
     )
 
 

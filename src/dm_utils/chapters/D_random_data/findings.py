@@ -109,9 +109,9 @@ def lessons(random_bend: float, sweep: pd.DataFrame, bends: pd.DataFrame) -> lis
     sparsity = acts(sweep, "sparsity")
     helpful = [name for name, drop in found.items() if drop > MOVES]
     return [
-        "The parabola is exact linear algebra ({prf:ref}`thm-masked`): a linear map cannot separate what shares its directions. "
+        "The parabola is exact linear algebra: a linear map cannot separate what shares its directions. "
         f"That random vectors give it: **{is_parabola(random_bend)}** (bend {random_bend:.2f}). Its height is one minus the mean "
-        "leverage of the features ({prf:ref}`thm-leverage`).",
+        "leverage of the features.",
         "The paper's guess, by way of other work, was that sparsity and cosine similarity must be matched. Sparsity alone "
         f"{'moves' if sparsity else 'does not move'} the curve; cosines act through leverage. What straightens it here, by more "
         f"than {MOVES:g}: {' and '.join(helpful) or 'nothing'}.",

@@ -12,12 +12,12 @@ from dm_utils.maths.resampling import Estimate
 UP_TO = (0.04, 0.06)  # the largest gain is "up to 5 %"
 NEAR_1 = (0.9, 1.1)  # the nonlinear part is kept
 POWERS = {2: "squared norms", 1: "norms"}
-Pair = ["small", "large"]
+PAIR = ["small", "large"]
 
 
 def gain_of(table: pd.DataFrame, second: str, power: int = 2) -> pd.DataFrame:
     """The rows of one second regressor at one power, by pair; `table` is `experiment.decrease_table`."""
-    return table[(table["second"] == second) & (table["power"] == power)].set_index(Pair)
+    return table[(table["second"] == second) & (table["power"] == power)].set_index(PAIR)
 
 
 def largest(table: pd.DataFrame, power: int) -> Estimate:
@@ -39,7 +39,8 @@ def helps(table: pd.DataFrame, power: int = 2) -> str:
 
 def beats(table: pd.DataFrame, other: str, power: int = 2) -> str:
     """The nonlinear norm saves more than another second regressor: for each pair, its interval lies above the other's."""
-    both = gain_of(table, "nonlinear", power).join(gain_of(table, other, power), rsuffix="_other")
+    own, others = gain_of(table, "nonlinear", power), gain_of(table, other, power)
+    both = own.merge(others, on=PAIR, suffixes=("", "_other"))
     return apart(both, "decrease", "decrease", "_other")
 
 
@@ -108,7 +109,7 @@ def over_all_pairs(table: pd.DataFrame) -> pd.DataFrame:
 
 def beyond(table: pd.DataFrame) -> pd.DataFrame:
     """What a part adds when another regressor is there, as a reader's table; `table` is `experiment.beyond_table`."""
-    shown = table[Pair].rename(columns={"small": "smaller SAE", "large": "larger SAE"})
+    shown = table[PAIR].rename(columns={"small": "smaller SAE", "large": "larger SAE"})
     for name, (part, other) in BEYOND.items():
         given = SECOND[other].removesuffix(" (the paper's)")
         found = [Estimate.read(row, name) for _, row in table.iterrows()]
@@ -184,12 +185,13 @@ def lessons(table: pd.DataFrame, kept: pd.DataFrame) -> list[str]:
     bend = gain_of(table, "curve")["decrease"]
     return [
         f"The nonlinear norm takes at most {100 * largest(table, 2).value:.2f} % off an FVU of {span(one)}; that it helps: "
-        f"**{helps(table)}**. The gain says that the *split* matters for scaling. By {{eq}}`eq-e-parts` the linear norm is a close "
-        f"relative, so that one gain alone cannot say which half it comes from. The paper shows one of the two; that it saves more "
+        f"**{helps(table)}**. The *split* matters for scaling. The linear norm is a close relative (squared norms nearly "
+        f"add up), so that one gain alone cannot say which half it comes from. The paper shows one of the two; that it saves more "
         f"than the other: **{beats(table, 'linear')}**.",
-        f"The error norm at another power takes off {span(bend)} %: part of every gain is the bend of {{eq}}`eq-e-one`. That the "
+        f"The error norm at another power takes off {span(bend)} %: part of every gain is the bend of Eq. 13. That the "
         f"nonlinear norm saves more than that: **{beats(table, 'curve')}**.",
-        "What does bear on the hypothesis is {eq}`eq-e-survival`, because its coefficients could have come out in either order. "
+        "What does bear on the hypothesis is the regression on all three terms: its coefficients could have come out in either "
+        "order. "
         f"That larger SAEs keep more of the nonlinear part: **{keeps_nonlinear_more(kept)}**, pair by pair; that the linear part "
         f"falls as the larger SAE grows: **{loses_linear_with_width(kept)}**. A statement about the smallest SAE need not hold "
         "between two large ones.",
