@@ -36,6 +36,7 @@ def test_a_count_that_cannot_be_is_refused(count: int, total: int) -> None:
         ([0.354, 0.2, 0.31], ".2f", "", "0.20 to 0.35"),
         ([0.12, 0.316], ".0f", " %", "12 to 32 %"),
         ([0.501, 0.504], ".0f", " %", "50 %"),
+        ([-0.001, 0.1], ".2f", "", "0.00 to 0.10"),
     ],
 )
 def test_a_span_goes_from_the_least_to_the_greatest(values, spec, unit, words) -> None:

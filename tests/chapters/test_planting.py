@@ -101,7 +101,7 @@ def test_masked_latents_never_fire(study) -> None:
 def test_probe_on_orthonormal_bernoulli_latents_is_the_sum_weighted_by_the_active_mean(study) -> None:
     sample = latent_sample(study, REF, TOKENS)
     refits = latent_norms.refit(sample)
-    latents = latent_norms.fig14(sample, refits)
+    latents = latent_norms.latent_table(sample, refits)
     assert np.allclose(latents["dot"], latents["mean_active"], rtol=0.02)
     assert (latents["dot_low"] <= latents["dot"]).all()
     readings = latent_norms.which_mean(sample, refits).set_index("reading")

@@ -76,5 +76,5 @@ def span(values: Iterable[float], spec: str = ".2f", unit: str = "") -> str:
     A ``unit`` of " %" writes shares as percentages.
     """
     shown = [100 * value if unit == " %" else value for value in values]
-    ends = [f"{end:{spec}}" for end in (min(shown), max(shown))]
+    ends = [f"{end:z{spec}}" for end in (min(shown), max(shown))]  # z: never minus zero
     return (ends[0] if ends[0] == ends[1] else " to ".join(ends)) + unit

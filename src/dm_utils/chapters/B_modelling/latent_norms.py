@@ -46,7 +46,7 @@ def refit(sample: LatentSample, n_groups: int = jackknife.N_GROUPS) -> Refits:
     return Refits(vector, gram, cross, moments[:, -1, -1])
 
 
-def fig14(sample: LatentSample, refits: Refits) -> pd.DataFrame:
+def latent_table(sample: LatentSample, refits: Refits) -> pd.DataFrame:
     """One row per latent that fires: its dot product with a* (Eq. 22), with interval, beside every reading of "average weight".
 
     Also ``independent``, the dot product that the theorem gives for independent latents with the same moments, and

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dm_utils.chapters.C_synthetic.recovery import Recovery, shares
+from dm_utils.engine.latent_sample import first_whole_contexts
 from dm_utils.engine.store import Arrays
 from dm_utils.engine.study import Study
 from dm_utils.maths import masking, noise, synthetic
@@ -80,13 +81,9 @@ def mask_latents(sae: Any, kept: Bool[Tensor, " latent"]) -> Any:
 
 def second_pass_input(study: Study, ref: SaeRef, n_tokens: int) -> tuple[Tensor, Tensor]:
     """x' = Sae(x) of the first whole contexts of the site, and the context of each token."""
-    site = study.site(ref.layer, ref.component)
-    last = int(site.context[min(n_tokens, len(site.context)) - 1])
-    used = int((site.context < last).sum()) if n_tokens < len(site.context) else len(site.context)
-    sae = study.load_sae(ref)
-    x = site.x[: max(used, 1)].to(sae.W_dec.device)
-    blocks = [reconstruct(sae, x[i : i + 8192]) for i in range(0, len(x), 8192)]
-    return torch.cat(blocks).cpu(), site.context[: len(x)]
+    site, sae = study.site(ref.layer, ref.component), study.load_sae(ref)
+    n_used = first_whole_contexts(site.context, n_tokens)
+    return _pass(sae, site.x[:n_used]), site.context[:n_used]
 
 
 def recover(study: Study, ref: SaeRef, plan: NoisePlan) -> Recovery:

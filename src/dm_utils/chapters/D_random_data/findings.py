@@ -65,7 +65,7 @@ def falls(bends: pd.DataFrame) -> dict[str, float]:
 def ingredients(bends: pd.DataFrame, n_alive: int, d: int, mean_leverage: float) -> str:
     """Which ingredient of a real SAE straightens the line most."""
     found, (_, _, directed, shuffled, _) = falls(bends), at_random(bends)
-    steps = ", ".join(f"by {drop:+.2f} with {name}" for name, drop in found.items())
+    steps = ", ".join(f"by {drop:+z.2f} with {name}" for name, drop in found.items())
     return (
         f"**In this run**, masking at random: the mean leverage of the {n_alive:,} latents is {mean_leverage:.2f} ($d/m$ = "
         f"{d / n_alive:.2f}), which predicts a bend of {1 - mean_leverage:.2f}; case 3 has {directed:.2f} and case 4 "

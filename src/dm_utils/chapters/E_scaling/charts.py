@@ -9,7 +9,7 @@ import pandas as pd
 
 from dm_utils.base.names import PART_TITLES
 from dm_utils.chapters.E_scaling.findings import percent
-from dm_utils.charts.marks import chooser, texts, width_axis
+from dm_utils.charts.marks import chooser, texts, width_axis, with_interval
 from dm_utils.charts.theme import COLORS, INK
 from dm_utils.maths.resampling import Estimate
 
@@ -77,11 +77,10 @@ def second_regressors(table: pd.DataFrame, names: Mapping[str, str]) -> alt.Laye
         )
         .transform_filter((alt.datum.pair == pair) & (alt.datum.norm == norm))
     )
-    x = alt.X("decrease_low:Q", title="decrease in held-out FVU (%)")
-    bars = base.mark_rule(strokeWidth=3).encode(x=x, x2="decrease_high:Q")
-    marks = base.mark_point(size=110).encode(x="decrease:Q")
+    x = alt.X("decrease:Q", title="decrease in held-out FVU (%)")
+    marks = with_interval(base, x, "point", "decrease_low", "decrease_high", rule={"strokeWidth": 3}, size=110)
     zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(strokeDash=[4, 4]).encode(x="x:Q")
-    return alt.layer(zero, bars, marks).add_params(pair, norm).properties(width="container", height=230)
+    return alt.layer(zero, marks).add_params(pair, norm).properties(width="container", height=230)
 
 
 def survival(table: pd.DataFrame) -> alt.LayerChart:
@@ -97,11 +96,11 @@ def survival(table: pd.DataFrame) -> alt.LayerChart:
     small = chooser("small", sorted(data["small"].unique().tolist()), "Smaller SAE of width")
     base = alt.Chart(data).encode(x=width_axis("width of the larger SAE", "large"), color=hue)
     base = base.transform_filter(alt.datum.small == small)
-    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title="coefficient"), y2="high:Q")
-    tooltip = ["part:N", alt.Tooltip("text:N", title="coefficient"), "small:O", "large:O"]
-    line = base.mark_line(point=alt.OverlayMarkDef(size=70)).encode(y="value:Q", tooltip=tooltip)
+    base = base.encode(tooltip=["part:N", alt.Tooltip("text:N", title="coefficient"), "small:O", "large:O"])
+    y, point = alt.Y("value:Q", title="coefficient"), alt.OverlayMarkDef(size=70)
+    lines = with_interval(base, y, "line", rule={"strokeWidth": 2}, point=point)
     one = alt.Chart(pd.DataFrame({"y": [1]})).mark_rule(strokeDash=[4, 4], color=INK).encode(y="y:Q")
-    return alt.layer(one, bars, line).add_params(small).properties(width="container", height=300)
+    return alt.layer(one, lines).add_params(small).properties(width="container", height=300)
 
 
 def guess_weights(table: pd.DataFrame) -> alt.LayerChart:

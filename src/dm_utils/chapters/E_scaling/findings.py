@@ -151,7 +151,7 @@ def survival(kept: pd.DataFrame, without: pd.DataFrame) -> str:
         f"{near['large']:,.0f} latents and {far['linear']:.2f} at {far['large']:,.0f}; of the nonlinear part, "
         f"{near['nonlinear']:.2f} and {far['nonlinear']:.2f}. From the second largest SAE to the largest it is {last['linear']:.2f} "
         f"and {last['nonlinear']:.2f}. Without the cross term the same regressions would say {span(without['linear'])} and "
-        f"{span(without['nonlinear'])}: the omitted term, not the hypothesis."
+        f"{span(without['nonlinear'])}, for what the omitted term does to them."
     )
 
 
