@@ -102,7 +102,13 @@ def grid(narrow: float, wide: float) -> pd.DataFrame:
     rows = [(512, 16.0, narrow), (8192, 16.5, wide), (512, 60.0, wide), (8192, 200.0, narrow)]
     return pd.DataFrame(
         [
-            {"d_sae": d, "l0": l0, "fvu_nonlinear_low": value - 0.01, "fvu_nonlinear_high": value + 0.01}
+            {
+                "d_sae": d,
+                "l0": l0,
+                "fvu_nonlinear": value,
+                "fvu_nonlinear_low": value - 0.01,
+                "fvu_nonlinear_high": value + 0.01,
+            }
             for d, l0, value in rows
         ]
     )

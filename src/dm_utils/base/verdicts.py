@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 HOLDS, PARTLY, DIFFERS, UNTESTABLE = "holds", "partly", "differs", "untestable here"
 
@@ -21,13 +22,28 @@ def verdict(cases: Iterable[bool | None]) -> str:
     return DIFFERS if False in found else UNTESTABLE
 
 
-def above(low: float, high: float, threshold: float) -> bool | None:
+class Interval(Protocol):
+    """What has two ends, as an estimate does."""
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+
+def above(found: Interval, threshold: float) -> bool | None:
     """Whether an interval lies above a threshold: None where it holds the threshold (or is undefined)."""
-    return True if low > threshold else False if high < threshold else None
+    return True if found.low > threshold else False if found.high < threshold else None
 
 
-def within(low: float, high: float, least: float, most: float) -> bool | None:
+def within(found: Interval, least: float, most: float) -> bool | None:
     """Whether an interval lies in a range: None where it crosses one of the range's ends (or is undefined)."""
-    if least <= low and high <= most:
+    if least <= found.low and found.high <= most:
         return True
-    return False if high < least or low > most else None
+    return False if found.high < least or found.low > most else None
+
+
+def higher(found: Interval, other: Interval) -> bool | None:
+    """Whether an interval lies above another: None where they overlap (or one is undefined)."""
+    return True if found.low > other.high else False if found.high < other.low else None

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from dm_utils.base.verdicts import above, verdict, within
+from dm_utils.base.verdicts import above, higher, verdict, within
 from dm_utils.base.words import interval, span
 from dm_utils.chapters.A_more_predictions.baselines import ACTIVATION, EASY, PAPER_BASELINES, TOKEN
 from dm_utils.engine.part_trends import Trend
+from dm_utils.maths.resampling import Estimate
+from dm_utils.maths.tables import estimates
 
 ABOUT_HALF = (0.4, 0.6)  # a cosine of "around 0.5"
 ABOUT_A_TENTH = (0.85, 0.95)  # a norm ratio "about 10 % smaller"
@@ -21,11 +23,6 @@ def layers(numbers: Iterable[int]) -> str:
     """A list of layers, for example ``layers 4, 5``."""
     named = [str(number) for number in numbers]
     return f"layer{'s' if len(named) > 1 else ''} {', '.join(named)}" if named else "no layer"
-
-
-def ends(table: pd.DataFrame, metric: str) -> list[tuple[float, float]]:
-    """The interval of a metric in each row."""
-    return list(zip(table[f"{metric}_low"], table[f"{metric}_high"], strict=True))
 
 
 # --- A.2, A.1: layers and shrinkage ----------------------------------------------------------------------------------
@@ -62,10 +59,11 @@ def falls_with_width(grids: Mapping[int, pd.DataFrame]) -> str:
     for grid in grids.values():
         narrow, wide = (grid[grid["d_sae"] == width] for width in (grid["d_sae"].min(), grid["d_sae"].max()))
         pairs = narrow.merge(wide, how="cross", suffixes=("_narrow", "_wide"))
-        pair = pairs.loc[(pairs["l0_narrow"] / pairs["l0_wide"]).map(math.log).abs().idxmin()].to_dict()
-        falls = pair["fvu_nonlinear_low_narrow"] > pair["fvu_nonlinear_high_wide"]
-        rises = pair["fvu_nonlinear_high_narrow"] < pair["fvu_nonlinear_low_wide"]
-        cases.append(True if falls else False if rises else None)
+        nearest = (pairs["l0_narrow"] / pairs["l0_wide"]).map(math.log).abs().argmin()
+        a, b = divmod(int(nearest), len(wide))  # the cross product walks through `wide` first
+        cases.append(
+            higher(Estimate.read(narrow.iloc[a], "fvu_nonlinear"), Estimate.read(wide.iloc[b], "fvu_nonlinear"))
+        )
     return verdict(cases)
 
 
@@ -93,13 +91,13 @@ def shrinkage(table: pd.DataFrame) -> str:
 def beats_each_easy_one(predictors: pd.DataFrame) -> str:
     """The activation predicts the error norm better than each of the paper's four easy quantities: at each layer, the interval
     of its paired lead over the best of them lies above 0."""
-    return verdict(above(low, high, 0) for low, high in ends(leads(predictors), "lead_norm"))
+    return verdict(above(lead, 0) for lead in estimates(leads(predictors), "lead_norm"))
 
 
 def beats_all_easy_ones(predictors: pd.DataFrame) -> str:
     """… and better than everything easy together: at each layer, the interval of the paired gap lies above 0."""
     easy = predictors[predictors["predictor"] == EASY]
-    return verdict(above(low, high, 0) for low, high in ends(easy, "gap_norm"))
+    return verdict(above(gap, 0) for gap in estimates(easy, "gap_norm"))
 
 
 def leads(predictors: pd.DataFrame) -> pd.DataFrame:
@@ -171,12 +169,12 @@ def by_text(curve: pd.DataFrame) -> str:
 
 def mostly_falls(trend: Trend) -> str:
     """A norm falls with width on most tokens: the interval of the share that falls lies above one half."""
-    return verdict([above(trend.falls.low, trend.falls.high, 0.5)])
+    return verdict([above(trend.falls, 0.5)])
 
 
 def mostly_steady(trend: Trend) -> str:
     """A norm mostly stays constant: the interval of the share of tokens within the tolerance lies above one half."""
-    return verdict([above(trend.steady.low, trend.steady.high, 0.5)])
+    return verdict([above(trend.steady, 0.5)])
 
 
 def no_trend(trend: Trend) -> str:
@@ -207,8 +205,8 @@ def statements(
     """The claims of Appendix A, what this run found, and the verdict by the rules above."""
     ahead, behind = where_it_leads(predictors)
     linear, nonlinear = trends["linear"], trends["nonlinear"]
-    ratio = verdict(within(low, high, *ABOUT_A_TENTH) for low, high in ends(table, "norm_ratio"))
-    cosine = verdict(within(low, high, *ABOUT_HALF) for low, high in ends(table, "cos_linear_x"))
+    ratio = verdict(within(e, *ABOUT_A_TENTH) for e in estimates(table, "norm_ratio"))
+    cosine = verdict(within(e, *ABOUT_HALF) for e in estimates(table, "cos_linear_x"))
     contest = f"it leads at {layers(ahead)}, trails at {layers(behind)}"
     rows = [
         ("FVU nonlinear falls with width at other layers", f"{layers(grids)} can tell", falls_with_width(grids)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -10,6 +11,7 @@ from scipy.stats import binom
 from dm_utils.base.verdicts import above, verdict, within
 from dm_utils.chapters.B_modelling.charts import READINGS
 from dm_utils.maths.resampling import Estimate
+from dm_utils.maths.tables import estimates
 
 AVERAGES = ("mean", "mean_active")  # the two readings of "average weight" in B.1
 EQUAL = (0.9, 1.1)  # "approximately equal": the slope of the dot products on the reading
@@ -29,9 +31,7 @@ def average_weight(readings: pd.DataFrame) -> str:
     """Fig. 14: the dot products with a* equal an average weight: for one of the two averages, the interval of the slope lies in
     `EQUAL`. `readings` is `latent_norms.which_mean`."""
     rows = readings.set_index("reading").loc[list(AVERAGES)]
-    return verdict(
-        [any(within(low, high, *EQUAL) for low, high in zip(rows["slope_low"], rows["slope_high"], strict=True))]
-    )
+    return verdict([any(within(slope, *EQUAL) for slope in estimates(rows, "slope"))])
 
 
 def sum_of_latents(readings: pd.DataFrame) -> str:
@@ -74,7 +74,7 @@ def near_orthogonality_is_enough(ladder: pd.DataFrame) -> str:
 def beyond_a_gaussian(ladder: pd.DataFrame) -> str:
     """The score of x is more than that of its Gaussian twin: the interval of x's lies above it."""
     x = ladder[ladder["step"] == "x"].iloc[0]
-    return verdict([above(x["r2_low"], x["r2_high"], steps_of(ladder)["gaussian_x"])])
+    return verdict([above(Estimate.read(x, "r2"), steps_of(ladder)["gaussian_x"])])
 
 
 def climb(ladder: pd.DataFrame, width: int, d: int) -> str:
@@ -99,7 +99,7 @@ def bound(found: Sequence[Mapping[str, Estimate]]) -> str:
 
 def unpredictable(soft: Estimate) -> str:
     """What a nonlinear SAE introduces is not predictable from x: for a soft threshold, the interval of R² lies below 0.1."""
-    return verdict([above(-soft.high, -soft.low, -0.1)])
+    return verdict([within(soft, -math.inf, 0.1)])
 
 
 def only_features_pass(gaussians: pd.DataFrame, ladder: pd.DataFrame) -> str:

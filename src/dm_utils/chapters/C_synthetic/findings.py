@@ -28,27 +28,24 @@ def right_answer(noise: str, estimate: str) -> int:
 
 def matching(correlation: Found) -> str:
     """Table 1's diagonal: the interval of each matching correlation lies above `STRONG`."""
-    return verdict(above(e.low, e.high, STRONG) for pair, e in correlation.items() if right_answer(*pair))
+    return verdict(above(e, STRONG) for pair, e in correlation.items() if right_answer(*pair))
 
 
 def separate(correlation: Found) -> str:
     """Table 1 off the diagonal: the interval of each other correlation lies within `WEAK` of 0."""
-    return verdict(within(e.low, e.high, -WEAK, WEAK) for pair, e in correlation.items() if not right_answer(*pair))
+    return verdict(within(e, -WEAK, WEAK) for pair, e in correlation.items() if not right_answer(*pair))
 
 
 def pattern(correlation: Found) -> str:
     """Table 1's pattern holds if both its diagonal and the rest do; every one of the four correlations is a case."""
     return verdict(
-        above(e.low, e.high, STRONG) if right_answer(*pair) else within(e.low, e.high, -WEAK, WEAK)
-        for pair, e in correlation.items()
+        above(e, STRONG) if right_answer(*pair) else within(e, -WEAK, WEAK) for pair, e in correlation.items()
     )
 
 
 def right_size(slopes: Found) -> str:
     """The estimates have the planted amounts' size: the interval of each slope lies within `SIZE` of its right answer."""
-    return verdict(
-        within(e.low, e.high, right_answer(*pair) - SIZE, right_answer(*pair) + SIZE) for pair, e in slopes.items()
-    )
+    return verdict(within(e, right_answer(*pair) - SIZE, right_answer(*pair) + SIZE) for pair, e in slopes.items())
 
 
 def stays_constant(table: pd.DataFrame) -> str:
@@ -133,7 +130,7 @@ def statements(correlation: Found, slopes: Found, table: pd.DataFrame) -> pd.Dat
 def ends_in_introduced(slopes: Found) -> str:
     """What reading the nonlinear error as introduced amounts to: an overestimate if more than half of the dense noise, whole
     interval, ends in it; roughly right if less than half does."""
-    in_it = above(slopes["noise_x", "introduced"].low, slopes["noise_x", "introduced"].high, 0.5)
+    in_it = above(slopes["noise_x", "introduced"], 0.5)
     if in_it is None:
         return "not settled here"
     return "an overestimate here: most dense noise ends in it as well" if in_it else "roughly right for isotropic noise"

@@ -11,7 +11,7 @@ from dm_utils.base.names import PART_TITLES
 from dm_utils.chapters.E_scaling.findings import percent
 from dm_utils.charts.marks import chooser, texts, width_axis, with_interval
 from dm_utils.charts.theme import COLORS, INK
-from dm_utils.maths.resampling import Estimate
+from dm_utils.maths.tables import estimates
 
 GUESS = (  # FVU of ‖wa·linear + wb·nonlinear‖² as a prediction, from the columns of `scaling_pairs.quadratic_table`
     "1 - 2*(wa*wa*datum.ly + wb*wb*datum.ny + wa*wb*datum.xy)"
@@ -57,7 +57,7 @@ def named(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     """Add the titles that charts show: `name`, `norm`, `pair`, `text`."""
     norm = table["power"].map({1: "norms", 2: "squared norms"})
     pair = [f"{small:,} → {large:,}" for small, large in zip(table["small"], table["large"], strict=True)]
-    text = [percent(Estimate.read(row, "decrease")) for _, row in table.iterrows()]
+    text = [percent(estimate) for estimate in estimates(table, "decrease")]
     return table.assign(name=table["second"].map(dict(names)), norm=norm, pair=pair, text=text).round(5)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dm_utils.base.verdicts import above, verdict, within
+from dm_utils.base.verdicts import above, higher, verdict, within
 from dm_utils.base.words import number, span
 from dm_utils.chapters.E_scaling.experiment import BEYOND, SECOND
 from dm_utils.maths.resampling import Estimate
+from dm_utils.maths.tables import estimates
 
 UP_TO = (0.04, 0.06)  # the largest gain is "up to 5 %"
 NEAR_1 = (0.9, 1.1)  # the nonlinear part is kept
@@ -28,54 +29,45 @@ def largest(table: pd.DataFrame, power: int) -> Estimate:
 
 def up_to_5_percent(table: pd.DataFrame) -> str:
     """FVU falls by up to 5 %: the interval of the largest gain lies in `UP_TO`, for norms and for their squares."""
-    return verdict(within(top.low, top.high, *UP_TO) for top in (largest(table, power) for power in POWERS))
+    return verdict(within(top, *UP_TO) for top in (largest(table, power) for power in POWERS))
 
 
 def helps(table: pd.DataFrame, power: int = 2) -> str:
     """The nonlinear norm helps: for each pair, the interval of the decrease in FVU lies above 0."""
-    gain = gain_of(table, "nonlinear", power)
-    return verdict(above(low, high, 0) for low, high in zip(gain["decrease_low"], gain["decrease_high"], strict=True))
+    return verdict(above(gain, 0) for gain in estimates(gain_of(table, "nonlinear", power), "decrease"))
 
 
 def beats(table: pd.DataFrame, other: str, power: int = 2) -> str:
     """The nonlinear norm saves more than another second regressor: for each pair, its interval lies above the other's."""
-    own, others = gain_of(table, "nonlinear", power), gain_of(table, other, power)
-    both = own.merge(others, on=PAIR, suffixes=("", "_other"))
-    return apart(both, "decrease", "decrease", "_other")
+    own = gain_of(table, "nonlinear", power)
+    others = gain_of(table, other, power).loc[own.index]
+    return apart(estimates(own, "decrease"), estimates(others, "decrease"))
 
 
-def apart(rows: pd.DataFrame, higher: str, lower: str, suffix: str = "") -> str:
-    """One metric lies above another in each row, their intervals apart."""
-    cases: list[bool | None] = []
-    for _, row in rows.iterrows():
-        above_it = row[f"{higher}_low"] > row[f"{lower}_high{suffix}"]
-        below_it = row[f"{higher}_high"] < row[f"{lower}_low{suffix}"]
-        cases.append(True if above_it else False if below_it else None)
-    return verdict(cases)
+def apart(ones: list[Estimate], others: list[Estimate]) -> str:
+    """Each estimate lies above its partner, their intervals apart."""
+    return verdict(higher(one, other) for one, other in zip(ones, others, strict=True))
 
 
 def keeps_nonlinear_more(kept: pd.DataFrame) -> str:
     """A larger SAE keeps more of the nonlinear part than of the linear one: for each pair, their intervals are apart that way.
     `kept` is `experiment.survival_table`."""
-    return apart(kept, "nonlinear", "linear")
+    return apart(estimates(kept, "nonlinear"), estimates(kept, "linear"))
 
 
 def keeps_all_nonlinear(kept: pd.DataFrame) -> str:
     """A larger SAE keeps the nonlinear part: for each pair, the interval of its coefficient lies in `NEAR_1`."""
-    return verdict(
-        within(low, high, *NEAR_1) for low, high in zip(kept["nonlinear_low"], kept["nonlinear_high"], strict=True)
-    )
+    return verdict(within(part, *NEAR_1) for part in estimates(kept, "nonlinear"))
 
 
 def loses_linear_with_width(kept: pd.DataFrame) -> str:
     """The linear part falls as the larger SAE grows: for each smaller SAE with several larger ones, from the next width to the
     widest, the intervals are apart that way."""
-    cases: list[bool | None] = []
+    cases = []
     for _, rows in kept.sort_values("large").groupby("small"):
         if len(rows) > 1:
-            first, last = rows.iloc[0], rows.iloc[-1]
-            falls, rises = first["linear_low"] > last["linear_high"], first["linear_high"] < last["linear_low"]
-            cases.append(True if falls else False if rises else None)
+            linear = estimates(rows, "linear")
+            cases.append(higher(linear[0], linear[-1]))
     return verdict(cases)
 
 
@@ -112,8 +104,7 @@ def beyond(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[PAIR].rename(columns={"small": "smaller SAE", "large": "larger SAE"})
     for name, (part, other) in BEYOND.items():
         given = SECOND[other].removesuffix(" (the paper's)")
-        found = [Estimate.read(row, name) for _, row in table.iterrows()]
-        shown[f"{part}, given {given}"] = [percent(estimate) for estimate in found]
+        shown[f"{part}, given {given}"] = [percent(estimate) for estimate in estimates(table, name)]
     return shown
 
 

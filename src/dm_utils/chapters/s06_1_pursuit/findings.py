@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
 
-from dm_utils.base.verdicts import above, verdict, within
+from dm_utils.base.verdicts import above, higher, verdict, within
 from dm_utils.base.words import span
 from dm_utils.engine.breakdown import WidthFits
-from dm_utils.maths.resampling import Estimate
+from dm_utils.maths.tables import estimates
 
 STEADY = 0.05  # FVU nonlinear is "almost constant" if it loses less than this share of its value
 PAPER_DROP = (0.03, 0.05)  # "decreases the total FVU by 3 to 5%"
@@ -20,29 +21,24 @@ def percent(values: pd.Series) -> str:
     return span(values, ".0f", " %")
 
 
-def ends(table: pd.DataFrame, metric: str) -> list[tuple[float, float]]:
-    """The interval of a metric in each row."""
-    return list(zip(table[f"{metric}_low"], table[f"{metric}_high"], strict=True))
-
-
 def lowers_fvu(changed: pd.DataFrame) -> str:
     """Pursuit lowers FVU: for each SAE, the interval of the drop lies above 0."""
-    return verdict(above(low, high, 0) for low, high in ends(changed, "fvu_drop"))
+    return verdict(above(drop, 0) for drop in estimates(changed, "fvu_drop"))
 
 
 def by_3_to_5_percent(changed: pd.DataFrame, metric: str) -> str:
     """FVU falls by 3 to 5 %, read as a drop (`fvu_drop`) or a share (`fvu_drop_relative`): the interval lies in that range."""
-    return verdict(within(low, high, *PAPER_DROP) for low, high in ends(changed, metric))
+    return verdict(within(drop, *PAPER_DROP) for drop in estimates(changed, metric))
 
 
 def keeps_nonlinear(changed: pd.DataFrame) -> str:
     """FVU nonlinear stays almost constant: the interval of its relative drop lies below `STEADY`."""
-    return verdict(above(-high, -low, -STEADY) for low, high in ends(changed, "fvu_nonlinear_drop_relative"))
+    return verdict(within(drop, -math.inf, STEADY) for drop in estimates(changed, "fvu_nonlinear_drop_relative"))
 
 
 def removes_linear(changed: pd.DataFrame) -> str:
     """What pursuit removes is mostly linear error: the interval of the linear share of the drop lies above one half."""
-    return verdict(above(low, high, 0.5) for low, high in ends(changed, "linear_drop_share"))
+    return verdict(above(share, 0.5) for share in estimates(changed, "linear_drop_share"))
 
 
 def weights_alone(changed: pd.DataFrame, best: pd.DataFrame) -> str:
@@ -79,7 +75,7 @@ def drops(changed: pd.DataFrame, best: pd.DataFrame, shared_support: pd.Series) 
     view = pd.DataFrame({"SAE": changed["sae_id"]})
     for words, table in (("best weights", best), ("pursuit", changed)):
         for metric, title in (("fvu_drop_relative", "FVU"), ("fvu_nonlinear_drop_relative", "FVU nonlinear")):
-            found = [Estimate.read(row, metric) for _, row in table.iterrows()]
+            found = estimates(table, metric)
             view[f"{title}, {words}"] = [
                 f"−{100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}]" for e in found
             ]
@@ -104,9 +100,9 @@ def fit_table(fits: Mapping[str, WidthFits]) -> pd.DataFrame:
 def needs_learning(controls: pd.DataFrame) -> str:
     """What pursuit explains needs learned directions: at each width, the interval of the random dictionary's FVU lies above
     that of the trained one's."""
-    sides = controls.set_index(["d_sae", "case"])
-    low, high = sides["fvu_low"].unstack(), sides["fvu_high"].unstack()
-    return verdict(above(a, b, c) for a, b, c in zip(low["random"], high["random"], high["trained"], strict=True))
+    by_width = controls.sort_values("d_sae")
+    random, trained = (estimates(by_width[by_width["case"] == case], "fvu") for case in ("random", "trained"))
+    return verdict(higher(one, other) for one, other in zip(random, trained, strict=True))
 
 
 def learned(controls: pd.DataFrame) -> str:

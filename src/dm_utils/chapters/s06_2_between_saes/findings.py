@@ -12,6 +12,7 @@ from dm_utils.base.verdicts import above, verdict, within
 from dm_utils.base.words import span
 from dm_utils.chapters.s06_2_between_saes.experiment import ALONE, KINDS, WITH_X
 from dm_utils.maths.resampling import Estimate
+from dm_utils.maths.tables import estimates
 
 ROUNDINGS = 64  # rounding units by which two sums of three terms through a norm and a projection may differ
 BUILT_IN = 0.95  # a prediction is arithmetic if noise in the nonlinear part's place reaches this share of it
@@ -39,7 +40,8 @@ def is_arithmetic(built_in: Mapping[str, Any]) -> str:
     """That Sae(x) predicts NonlinearError is arithmetic: the interval of the noise control, over the measured value, lies above
     `BUILT_IN`."""
     measured, control = built_in["measured"][0], built_in["shuffled"][0]
-    return verdict([above(control.low / measured.value, control.high / measured.value, BUILT_IN)])
+    share = Estimate(*(end / measured.value for end in (control.value, control.low, control.high)))
+    return verdict([above(share, BUILT_IN)])
 
 
 def arithmetic(built_in: Mapping[str, Any]) -> str:
@@ -63,9 +65,7 @@ def in_the_papers_range(table: pd.DataFrame, part: str, reading: str) -> str:
     """Previous components predict the part as well as the paper says: the R² of each site of a reading, whole interval, lies in
     its range."""
     rows = earlier_sites(table, part, reading)
-    return verdict(
-        within(low, high, *PAPER_RANGES[part]) for low, high in zip(rows["r2_low"], rows["r2_high"], strict=True)
-    )
+    return verdict(within(r2, *PAPER_RANGES[part]) for r2 in estimates(rows, "r2"))
 
 
 def earlier_sites(table: pd.DataFrame, part: str, reading: str) -> pd.DataFrame:
@@ -78,7 +78,7 @@ def earlier_sites(table: pd.DataFrame, part: str, reading: str) -> pd.DataFrame:
 def statements(table: pd.DataFrame, built_in: Mapping[str, Any]) -> pd.DataFrame:
     """The claims of Section 6.2, what this run found, and the verdict by the rules above."""
     measured = built_in["measured"][0]
-    half = verdict([within(measured.low, measured.high, 0.45, 0.55)])
+    half = verdict([within(measured, 0.45, 0.55)])
     found = [("Sae(x) predicts half of NonlinearError", f"R² = {measured}; the claim is 0.45 to 0.55", half)]
     share = built_in["shuffled"][0].value / measured.value
     found += [("… which may be misleading", f"noise reaches {100 * share:.0f} % of it", is_arithmetic(built_in))]
@@ -116,7 +116,7 @@ def lessons(table: pd.DataFrame, built_in: Mapping[str, Any]) -> list[str]:
 def figure_in_numbers(table: pd.DataFrame, order: list[str]) -> pd.DataFrame:
     """Fig. 9b as a reader's table: one row per site, a column per kind of regressor and part."""
     view = table[table["given"] == ALONE].copy()
-    view["R²"] = [str(Estimate.read(row, "r2")) for _, row in view.iterrows()]
+    view["R²"] = [str(r2) for r2 in estimates(view, "r2")]
     view["column"] = view["kind"] + ": " + view["target"].map(PART_NAMES)
     wide = view.pivot(index=["neighbour", "reading"], columns="column", values="R²").reindex(order, level=0)
     return wide.reset_index().rename(columns={"neighbour": "site", "reading": "reading of adjacent"})
@@ -125,7 +125,7 @@ def figure_in_numbers(table: pd.DataFrame, order: list[str]) -> pd.DataFrame:
 def beyond_x(table: pd.DataFrame) -> pd.DataFrame:
     """R² of NonlinearError from each neighbour, alone and together with x."""
     view = table[(table["target"] == "nonlinear") & (table["neighbour"] != "same residual")].copy()
-    view["R²"] = [str(Estimate.read(row, "r2")) for _, row in view.iterrows()]
+    view["R²"] = [str(r2) for r2 in estimates(view, "r2")]
     view["column"] = view["kind"] + ", " + view["given"]
     columns = [f"{kind}, {given}" for kind in KINDS for given in (ALONE, WITH_X)]
     wide = view.pivot(index=["neighbour", "reading"], columns="column", values="R²")
