@@ -89,4 +89,4 @@ def test_unpredictable_means_less_than_a_tenth(low, high, word):
 def test_the_difference_from_section_6_2_is_told_by_weighting_text_and_fit():
     rows = pd.DataFrame({"weighted": [0.19, 0.195], "mean": [0.198, 0.2]})
     words = findings.same_quantity(rows, Estimate(0.186, 0.18, 0.19), 0.0064)
-    assert "not the text (+0.005)" in words and "(+0.008 here)" in words and "loses 0.004" in words
+    assert "there (+0.005)" in words and "over dimensions (+0.008)" in words and "finds 0.004 less" in words

@@ -171,13 +171,16 @@ def same_quantity(rows: pd.DataFrame, measured: Estimate, per_token: float) -> s
     `per_token` is the number of coefficients over that of the fitting tokens here.
     """
     here, there = (rows.iloc[i] for i in (0, 1))
+    text, weighting, fit = (
+        there["weighted"] - here["weighted"],
+        here["mean"] - here["weighted"],
+        here["weighted"] - measured.value,
+    )
     return (
-        f"Section 6.2 finds another number for the same quantity. The formula, which holds out nothing, gives {here['weighted']:.3f} "
-        f"on this text and {there['weighted']:.3f} on that of Section 6.2, so it is not the text "
-        f"({there['weighted'] - here['weighted']:+.3f}). "
-        f"It is the weighting: Section 6.2 takes the mean over dimensions ({here['mean'] - here['weighted']:+.3f} here). And it is "
-        f"the fit: a regression on half of these tokens loses {here['weighted'] - measured.value:.3f} to its coefficients, "
-        f"{per_token:.4f} of them per token."
+        f"Section 6.2 finds another number for the same quantity. Three things differ. The text: the formula, which holds out "
+        f"nothing, gives {here['weighted']:.3f} here and {there['weighted']:.3f} there ({text:+.3f}). The weighting: Section 6.2 "
+        f"takes the mean over dimensions ({weighting:+.3f}). And the fit: a regression on half of these tokens, with {per_token:.4f} "
+        f"coefficients per token, finds {fit:.3f} less than the formula; Section 6.2 fits more of them."
     )
 
 
