@@ -1,6 +1,6 @@
 """Small experiments, with intervals, that check statements of the paper one at a time (see the errata page).
 
-Every simulation is repeated with independent draws and returned as an :class:`~dm_utils.regression.Estimate`: the mean over
+Every simulation is repeated with independent draws and returned as an `Estimate`: the mean over
 the repetitions with its 95 % Student interval. None of them needs a model.
 """
 

@@ -1,7 +1,7 @@
 """The norm prediction test on Sae(x), a sum of known vectors with known weights (Appendix C.2, Fig. 14).
 
 ``Sae(x) - b_dec = sum_i w_i y_i`` with y_i the unit decoder directions and w_i the latents in their units. The theory of
-:mod:`dm_utils.norm_theory` then says what the best probe should be, latent by latent, if latents were independent.
+`maths.norm_theory` then says what the best probe should be, latent by latent, if latents were independent.
 Intervals are delete-a-group jackknife intervals over contexts: the probe is fitted again without each group.
 """
 

@@ -86,7 +86,7 @@ def planted_recovered(table: pd.DataFrame) -> alt.FacetChart:
 def shares_by_law(table: pd.DataFrame) -> alt.FacetChart:
     """Plot what share of a planted noise each estimate takes, for every law of the noise.
 
-    ``table`` is what :func:`dm_utils.planting.by_law` returns; one panel per noise.
+    ``table`` is what `experiment.by_law` returns; one panel per noise.
     """
     names, colors = zip(*ESTIMATES.values(), strict=True)
     title = {"introduced": names[0], "dense": names[1]}

@@ -42,9 +42,9 @@ class NoisePlan:
     ----------
     noise_x, noise_sae : levels of the noise on x' and on Sae(x'), as fractions of the variance of x'.
     masked : fractions of the latents that are masked.
-    kind_x, kind_sae : laws of the two noises, names of :data:`dm_utils.maths.noise.LAWS`.
+    kind_x, kind_sae : laws of the two noises, names of `noise.LAWS`.
     correlation : None for independent noises; otherwise both are Gaussian with this correlation.
-    order : which latents are masked first, one of :data:`dm_utils.synthetic.ORDERS`.
+    order : which latents are masked first, one of `synthetic.ORDERS`.
     n_tokens : how many of the site's tokens to use, at most (whole contexts).
     """
 

@@ -61,7 +61,7 @@ def half_masked(d: int = 40, n: int = 8, seed: int = 0) -> pd.DataFrame:
 def bend_sweep(d: int = 64, seed: int = 0) -> pd.DataFrame:
     """How bent the curve of randomly masked features is as one property of the dictionary or the weights changes.
 
-    Returns columns for :func:`dm_utils.theory_charts.sweep`, and ``leverage``, the variance-weighted mean leverage.
+    Returns columns for `charts.sweep`, and ``leverage``, the variance-weighted mean leverage.
     """
     rows = []
     for position, (prop, setting, dictionary, variance, whole) in enumerate(_cases(d, seed)):
@@ -107,7 +107,7 @@ def ingredient_curves(
     Returns
     -------
     curves, bends : DataFrame
-        ``case, order`` with the columns of :func:`dm_utils.masking.masked_curve`, and with ``bend, bend_low, bend_high``.
+        ``case, order`` with the columns of `masking.masked_curve`, and with ``bend, bend_low, bend_high``.
     """
     moments = empirical_moments(sample.weights)
     alive = moments.probability > 0

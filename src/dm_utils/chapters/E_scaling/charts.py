@@ -13,7 +13,7 @@ from dm_utils.charts.marks import chooser, texts, width_axis, with_interval
 from dm_utils.charts.theme import COLORS, INK
 from dm_utils.maths.tables import estimates
 
-GUESS = (  # FVU of ‖wa·linear + wb·nonlinear‖² as a prediction, from the columns of `scaling_pairs.quadratic_table`
+GUESS = (  # FVU of ‖wa·linear + wb·nonlinear‖² as a prediction, from the columns of `experiment.quadratic_table`
     "1 - 2*(wa*wa*datum.ly + wb*wb*datum.ny + wa*wb*datum.xy)"
     " + pow(wa, 4)*datum.ll + pow(wb, 4)*datum.nn + wa*wa*wb*wb*(datum.xx + 2*datum.ln)"
     " + 2*pow(wa, 3)*wb*datum.lx + 2*wa*pow(wb, 3)*datum.nx"
@@ -23,7 +23,7 @@ GUESS = (  # FVU of ‖wa·linear + wb·nonlinear‖² as a prediction, from the
 def pair_decreases(table: pd.DataFrame, names: Mapping[str, str]) -> alt.LayerChart:
     """Draw the percent decrease in FVU of every pair (Fig. 16); lists choose the second regressor and the norm.
 
-    `table` is `scaling_pairs.decrease_table` of one or both powers; `names` gives each second regressor's title.
+    `table` is `experiment.decrease_table` of one or both powers; `names` gives each second regressor's title.
     """
     data = named(table, names)
     second, norm = (
@@ -106,7 +106,7 @@ def survival(table: pd.DataFrame) -> alt.LayerChart:
 def guess_weights(table: pd.DataFrame) -> alt.LayerChart:
     """Let the reader set the weights of the two parts and see the held-out FVU of that guess, for a chosen pair.
 
-    `table` is `scaling_pairs.quadratic_table` with `fvu_one` and `fvu_two`: the FVU of any guess is a form of nine
+    `table` is `experiment.quadratic_table` with `fvu_one` and `fvu_two`: the FVU of any guess is a form of nine
     numbers per pair, so that the page computes it without a kernel. The constant follows by matching the means.
     """
     pair = chooser("pair", list(dict.fromkeys(table["pair"])), "Pair")
