@@ -171,6 +171,12 @@ def test_many_results_for_one_reported_value_become_a_spread(chapter: Chapter) -
     assert (row["Paper"], row["This run is"]) == ("0.15 to 0.72", "inside")
 
 
+def test_results_that_lie_differently_are_counted_not_blurred(chapter: Chapter) -> None:
+    for value in (0.01, 0.02, 0.6):
+        chapter.record("r2_error_vector", value, figure="2", paper_value="s4.2.r2_error_vector")
+    assert comparison(chapter.results()).iloc[0]["This run is"] == "lower 2 of 3, inside 1 of 3"
+
+
 def test_every_reported_range_is_ordered_and_placed() -> None:
     for key, value in VALUES.items():
         assert value.low <= value.high and value.where and value.says, key

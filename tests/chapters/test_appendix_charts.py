@@ -112,11 +112,6 @@ def test_densities_are_shares_of_all_tokens():
     assert ((share > 0.99) & (share <= 1.0001)).all()
 
 
-def test_percentages_have_two_decimals_and_no_minus_zero():
-    table = pd.DataFrame({"gain": [-0.001], "gain_low": [-1.234], "gain_high": [2.0]})
-    assert scaling_pairs_charts.percents(table, "gain") == ["0.00 [-1.23, 2.00]"]
-
-
 def test_every_chart_compiles(tokens, means, decreases):
     quadratic = pd.DataFrame({"small": [512], "large": [1024], "pair": ["512 → 1,024"], "fvu_one": 0.2, "fvu_two": 0.1})
     quadratic = quadratic.assign(ly=0.3, ny=0.5, xy=0.2, ll=0.5, nn=0.6, xx=0.3, ln=0.1, lx=0.0, nx=0.1)
@@ -124,7 +119,7 @@ def test_every_chart_compiles(tokens, means, decreases):
     table = pd.DataFrame({"token": ["a"], "count": [30], "mean": [1.0], "low": [0.5], "high": [2.0]})
     curve = pd.DataFrame([{"predictor": "a", "n_fit": n, "per_identity": 2.0} | with_ends(r2=0.5) for n in (10, 100)])
     built = [
-        predictions.learning_curve(curve),
+        predictions.learning_lines(curve),
         predictions.part_lines(tokens),
         predictions.part_means(means),
         predictions.token_means(table),

@@ -6,6 +6,7 @@ from tiny_models import ARCHITECTURES, VOCABULARY, boot
 
 import dm_utils as dm
 from dm_utils.base.errors import ParameterError
+from dm_utils.chapters.s06_2_between_saes import built_in
 from dm_utils.chapters.s06_2_between_saes import experiment as between
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Parts, Study
@@ -59,13 +60,13 @@ def test_arithmetic_in_one_dimension_is_the_share_of_the_noise():
     a, r = 2 * torch.randn(200_000, 1, generator=rng), torch.randn(200_000, 1, generator=rng)
     for scale in (0.5, 1.0, 3.0):
         expected = scale**2 / (4 + scale**2)
-        assert between.arithmetic_r2(a, r, scale)[0] == pytest.approx(expected, abs=0.01)
+        assert built_in.arithmetic_r2(a, r, scale)[0] == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize("nonlinear", [noise, kinks])
 def test_predicting_the_nonlinear_part_from_sae_is_arithmetic_whether_it_is_noise_or_a_function_of_x(nonlinear):
     parts, split = planted_parts(nonlinear)
-    found = between.built_in(parts, split)
+    found = built_in.built_in(parts, split)
     mean, weighted = found["arithmetic"]
     assert 0.1 < mean < 0.9
     assert found["measured"][0].value == pytest.approx(mean, abs=0.03)
@@ -84,16 +85,16 @@ def test_with_x_beside_it_sae_predicts_the_nonlinear_part_perfectly_and_x_alone_
 
 def test_shuffling_stays_on_its_side_of_the_split():
     split = Split.random(torch.arange(1000) // 20, seed=1)
-    order = between.shuffled_within(split)
+    order = built_in.shuffled_within(split)
     assert torch.equal(order.sort().values, torch.arange(1000))
     assert torch.equal(split.fit[order], split.fit)
     assert (order != torch.arange(1000)).float().mean() > 0.9
 
 
 def test_a_random_rotation_keeps_lengths_and_depends_on_its_seed():
-    q = between.random_rotation(16, seed=3)
+    q = built_in.random_rotation(16, seed=3)
     torch.testing.assert_close(q @ q.T, torch.eye(16), atol=1e-5, rtol=0)
-    assert not torch.allclose(q, between.random_rotation(16, seed=4))
+    assert not torch.allclose(q, built_in.random_rotation(16, seed=4))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

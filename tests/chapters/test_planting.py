@@ -9,6 +9,7 @@ from sae_lens import TopKSAE, TopKSAEConfig
 
 from dm_utils.chapters.B_modelling import latent_norms
 from dm_utils.chapters.C_synthetic import experiment as planting
+from dm_utils.chapters.C_synthetic import recovery
 from dm_utils.engine.latent_sample import latent_sample
 from dm_utils.engine.store import Store
 from dm_utils.maths import synthetic
@@ -42,39 +43,39 @@ def study(tmp_path):
 def test_independent_noise_on_the_output_is_found_and_features_that_are_orthogonal_are_not_mistaken_for_it(
     study,
 ) -> None:
-    found = planting.recover(study, REF, planting.Plan((0.0,), (0.0, 0.1, 0.2), (0.0, 0.5), n_bootstrap=100))
+    found = planting.recover(study, REF, planting.NoisePlan((0.0,), (0.0, 0.1, 0.2), (0.0, 0.5), n_bootstrap=100))
     table = found.table().set_index(["masked", "noise_sae"])
     assert table.loc[(0.0, 0.0), "error"] < 0.002  # the rare tokens with more than K active latents
     assert table.loc[(0.5, 0.0), "error"] > 0.4
     assert table.loc[(0.5, 0.0), "nonlinear"] < 0.01  # masked orthogonal latents are linear in the input
-    share = planting.shares(found)
+    share = recovery.shares(found)
     assert share["noise_sae", "introduced"].value == pytest.approx(1.0, abs=0.05)
     assert share["noise_sae", "dense"].value == pytest.approx(0.0, abs=0.02)
-    assert planting.correlations(planting.Recovery(found.cells, found.draws))["noise_sae", "introduced"].low > 0.99
+    assert recovery.correlations(recovery.Recovery(found.cells, found.draws))["noise_sae", "introduced"].low > 0.99
 
 
 def test_shrinkage_planted_on_the_output_is_called_dense(study) -> None:
-    plan = planting.Plan((0.0,), (0.0, 0.1, 0.2), kind_sae="linear_in_x", n_bootstrap=100)
-    share = planting.shares(planting.recover(study, REF, plan))
+    plan = planting.NoisePlan((0.0,), (0.0, 0.1, 0.2), kind_sae="linear_in_x", n_bootstrap=100)
+    share = recovery.shares(planting.recover(study, REF, plan))
     assert share["noise_sae", "dense"].value == pytest.approx(1.0, abs=0.05)
     assert share["noise_sae", "introduced"].value == pytest.approx(0.0, abs=0.02)
 
 
 def test_the_axis_of_output_noise_equals_planting_each_level_by_hand(study) -> None:
-    grid = planting.recover(study, REF, planting.Plan((0.1,), (0.0, 0.2), n_bootstrap=100)).table()
-    alone = planting.recover(study, REF, planting.Plan((0.1,), (0.2,), n_bootstrap=100)).table()
+    grid = planting.recover(study, REF, planting.NoisePlan((0.1,), (0.0, 0.2), n_bootstrap=100)).table()
+    alone = planting.recover(study, REF, planting.NoisePlan((0.1,), (0.2,), n_bootstrap=100)).table()
     columns = ["error", "nonlinear", "nonlinear_low", "nonlinear_high"]
     assert grid.loc[grid["noise_sae"] == 0.2, columns].to_numpy() == pytest.approx(alone[columns].to_numpy(), rel=1e-6)
 
 
 def test_equal_noises_cancel_and_opposite_noises_add(study) -> None:
-    table = planting.by_correlation(study, REF, 0.1, planting.Plan(n_bootstrap=100), (-1.0, 0.0, 1.0))
+    table = planting.by_correlation(study, REF, 0.1, planting.NoisePlan(n_bootstrap=100), (-1.0, 0.0, 1.0))
     low, middle, high = (float(table.loc[table["correlation"] == r, "error"].iloc[0]) for r in (1.0, 0.0, -1.0))
     assert low < middle < high
 
 
 def test_a_second_call_reads_the_store(study) -> None:
-    plan = planting.Plan((0.0,), (0.0, 0.1), n_bootstrap=100)
+    plan = planting.NoisePlan((0.0,), (0.0, 0.1), n_bootstrap=100)
     first = planting.recover(study, REF, plan)
     study.site = None
     again = planting.recover(study, REF, plan)
@@ -83,10 +84,10 @@ def test_a_second_call_reads_the_store(study) -> None:
 
 
 def test_noise_in_quiet_directions_is_found(study) -> None:
-    found = planting.recover(study, REF, planting.Plan((0.0, 0.1), (0.0,), n_bootstrap=100))
-    assert planting.found_share(found, 0.1).low > 0.4  # half of the 32 dimensions hold no latent
+    found = planting.recover(study, REF, planting.NoisePlan((0.0, 0.1), (0.0,), n_bootstrap=100))
+    assert recovery.found_share(found, 0.1).low > 0.4  # half of the 32 dimensions hold no latent
     with pytest.raises(ValueError, match="needs this level"):
-        planting.found_share(found, 0.2)
+        recovery.found_share(found, 0.2)
 
 
 def test_masked_latents_never_fire(study) -> None:
@@ -100,7 +101,7 @@ def test_masked_latents_never_fire(study) -> None:
 def test_probe_on_orthonormal_bernoulli_latents_is_the_sum_weighted_by_the_active_mean(study) -> None:
     sample = latent_sample(study, REF, TOKENS)
     refits = latent_norms.refit(sample)
-    latents = latent_norms.fig14(sample, refits)
+    latents = latent_norms.latent_table(sample, refits)
     assert np.allclose(latents["dot"], latents["mean_active"], rtol=0.02)
     assert (latents["dot_low"] <= latents["dot"]).all()
     readings = latent_norms.which_mean(sample, refits).set_index("reading")
@@ -116,9 +117,9 @@ def test_probe_on_orthonormal_bernoulli_latents_is_the_sum_weighted_by_the_activ
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: planting.Plan(noise_x=()), "one level or more"),
-        (lambda: planting.Plan(noise_sae=(-0.1,)), "none negative"),
-        (lambda: planting.Plan(masked=(1.0,)), "no SAE is left"),
+        (lambda: planting.NoisePlan(noise_x=()), "one level or more"),
+        (lambda: planting.NoisePlan(noise_sae=(-0.1,)), "none negative"),
+        (lambda: planting.NoisePlan(masked=(1.0,)), "no SAE is left"),
     ],
 )
 def test_bad_plans_are_refused(call, message) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import dm_utils as dm
+from dm_utils.chapters.s06_1_pursuit import controls, encoders
 from dm_utils.chapters.s06_1_pursuit import experiment as pursuit_study
 from dm_utils.engine.breakdown import fit_widths
 from dm_utils.engine.store import Store
@@ -35,17 +36,15 @@ def test_padded_codes_decode_to_the_saes_own_reconstruction(study):
     x = study.site().x[:300]
     for sae in architectures(study).values():
         codes = encode(sae, x)
-        padded = pursuit_study.padded(sae, codes)
+        padded = encoders.padded(sae, codes)
         torch.testing.assert_close(padded.l0, codes.l0)
-        torch.testing.assert_close(
-            pursuit_study.decoded(sae, x, padded), saes.reconstruct(sae, x), rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(encoders.decoded(sae, x, padded), saes.reconstruct(sae, x), rtol=1e-4, atol=1e-4)
 
 
 def test_pursuit_uses_each_tokens_own_l0_and_explains_more(study):
     x = study.site().x[:300]
     for sae in architectures(study).values():
-        codes, out = pursuit_study.pursue(sae, x)
+        codes, out = encoders.pursue(sae, x)
         assert (codes.l0 <= encode(sae, x).l0).all()
         before, after = ((x - r).square().sum(1) for r in (saes.reconstruct(sae, x), out))
         assert after.sum() < before.sum()
@@ -54,8 +53,8 @@ def test_pursuit_uses_each_tokens_own_l0_and_explains_more(study):
 def test_refitting_keeps_the_latents_and_lowers_every_tokens_error(study):
     x = study.site().x[:300]
     for sae in architectures(study).values():
-        codes, out = pursuit_study.refit(sae, x)
-        assert pursuit_study.shared_support(codes, encode(sae, x), 2048).min() == 1
+        codes, out = encoders.refit(sae, x)
+        assert encoders.shared_support(codes, encode(sae, x), 2048).min() == 1
         before, after = ((x - r).square().sum(1) for r in (saes.reconstruct(sae, x), out))
         assert (after <= before * (1 + 1e-4)).all()
 
@@ -65,7 +64,7 @@ def test_an_sae_that_normalises_its_input_is_pursued_in_its_own_space(study):
     sae = study.load_sae(study.sae(width=512))
     x = study.site().x[:50]
     mean, size = x.mean(1, keepdim=True), x.std(1, keepdim=True)
-    plain = pursuit_study.pursue(sae, (x - mean) / size, 8)[1] * size + mean
+    plain = encoders.pursue(sae, (x - mean) / size, 8)[1] * size + mean
     held = {}
 
     def fn_in(value):
@@ -74,7 +73,7 @@ def test_an_sae_that_normalises_its_input_is_pursued_in_its_own_space(study):
 
     sae.run_time_activation_norm_fn_in = fn_in
     sae.run_time_activation_norm_fn_out = lambda value: value * held["size"] + held["mean"]
-    torch.testing.assert_close(pursuit_study.pursue(sae, x, 8)[1], plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoders.pursue(sae, x, 8)[1], plain, rtol=1e-4, atol=1e-4)
 
 
 def test_shared_support_counts_latents_of_the_same_token():
@@ -82,7 +81,7 @@ def test_shared_support_counts_latents_of_the_same_token():
         torch.tensor([[3, 5, 0], [7, 1, 2], [0, 0, 0]]), torch.tensor([[1.0, 1, 0], [1, 1, 1], [0, 0, 0]])
     )
     encoded = Codes(torch.tensor([5, 0, 7, 2, 9, 4]), torch.ones(6), torch.tensor([0, 2, 5]))
-    assert pursuit_study.shared_support(pursued, encoded, 16).tolist() == pytest.approx([1 / 2, 2 / 3, 1])
+    assert encoders.shared_support(pursued, encoded, 16).tolist() == pytest.approx([1 / 2, 2 / 3, 1])
 
 
 def test_changes_are_the_difference_of_the_two_tables(study, refs):
@@ -99,27 +98,27 @@ def test_changes_are_the_difference_of_the_two_tables(study, refs):
 
 def test_results_are_kept(study, refs, monkeypatch):
     first = pursuit_study.measure(study, refs)
-    monkeypatch.setattr(pursuit_study, "pursue", lambda *_: pytest.fail("pursued again"))
+    monkeypatch.setattr(encoders, "pursue", lambda *_: pytest.fail("pursued again"))
     assert pursuit_study.measure(study, refs).equals(first)
 
 
 def test_a_gaussian_twin_has_the_mean_and_covariance():
     rng = torch.Generator().manual_seed(0)
     x = torch.rand(4000, 3, generator=rng) @ torch.tensor([[1.0, 2, 0], [0, 1, 1], [1, 0, 0]]) + 5
-    twin = pursuit_study.gaussian_twin(x, 200_000, rng)
+    twin = controls.gaussian_twin(x, 200_000, rng)
     torch.testing.assert_close(twin.mean(0), x.mean(0), atol=0.02, rtol=0)
     torch.testing.assert_close(torch.cov(twin.T), torch.cov(x.T), atol=0.02, rtol=0)
 
 
 def test_fvu_of_the_mean_is_one_and_of_x_zero():
     x, context = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)), torch.arange(1000) // 50
-    assert pursuit_study.fvu_of(x, x.mean(0).expand_as(x), context).value == pytest.approx(1, abs=1e-6)
-    assert pursuit_study.fvu_of(x, x, context).value == 0
-    assert pursuit_study.fvu_of(x, 0.5 * x + 0.5 * x.mean(0), context).value == pytest.approx(0.25, abs=1e-6)
+    assert controls.fvu_of(x, x.mean(0).expand_as(x), context).value == pytest.approx(1, abs=1e-6)
+    assert controls.fvu_of(x, x, context).value == 0
+    assert controls.fvu_of(x, 0.5 * x + 0.5 * x.mean(0), context).value == pytest.approx(0.25, abs=1e-6)
 
 
 def test_a_trained_dictionary_beats_a_random_one_and_the_encoder_loses_to_pursuit(study, refs):
-    fvu = pursuit_study.dictionary_controls(study, refs[0], n_tokens=500).set_index("case")["fvu"]
+    fvu = controls.dictionary_controls(study, refs[0], n_tokens=500).set_index("case")["fvu"]
     assert fvu["trained"] < fvu["encoder"]
     assert fvu["trained"] < fvu["random"] < 1
 

@@ -15,7 +15,7 @@ from dm_utils.chapters.E_scaling.experiment import (
     survival_table,
 )
 from dm_utils.chapters.s04_4_per_token.experiment import transfer
-from dm_utils.maths.context_moments import ContextMoments
+from dm_utils.maths.context_products import ContextProducts
 from dm_utils.maths.resampling import Split
 
 N, CONTEXTS = 6000, 60
@@ -53,13 +53,13 @@ def held_out_fvu(columns, split, target, regressors, intercept):
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("regressors", [["error"], ["error", "nonlinear"], ["error", "nonlinear", "noise"]])
 def test_fvu_equals_explicit_least_squares(columns, split, regressors, intercept):
-    found = ContextMoments(columns, split).fvu("larger", regressors, intercept)
+    found = ContextProducts(columns, split).fvu("larger", regressors, intercept)
     assert found.value == pytest.approx(held_out_fvu(columns, split, "larger", regressors, intercept), rel=1e-9)
     assert found.low < found.value < found.high
 
 
 def test_one_regressor_agrees_with_the_transfer_of_section_4_4(columns, split):
-    found = ContextMoments(columns, split).fvu("larger", ["error"])
+    found = ContextProducts(columns, split).fvu("larger", ["error"])
     other = transfer(torch.stack([columns["error"], columns["larger"]]), split)[0, 1].r2
     np.testing.assert_allclose(
         [1 - found.value, 1 - found.high, 1 - found.low], [other.value, other.low, other.high], atol=1e-9
@@ -67,8 +67,8 @@ def test_one_regressor_agrees_with_the_transfer_of_section_4_4(columns, split):
 
 
 def test_a_kept_nonlinear_part_decreases_the_fvu_by_what_was_planted(columns, split):
-    moments = ContextMoments(columns, split)
-    decrease = moments.percent_decrease("larger", ["error"], ["nonlinear"])
+    products = ContextProducts(columns, split)
+    decrease = products.percent_decrease("larger", ["error"], ["nonlinear"])
     one, two = (held_out_fvu(columns, split, "larger", r, True) for r in (["error"], ["error", "nonlinear"]))
     assert decrease.value == pytest.approx(100 * (1 - two / one), rel=1e-9)
     assert decrease.low > 50
@@ -76,23 +76,23 @@ def test_a_kept_nonlinear_part_decreases_the_fvu_by_what_was_planted(columns, sp
 
 def test_without_a_cross_term_the_linear_part_helps_exactly_as_much(columns, split):
     """‖e‖² = ‖linear‖² + ‖nonlinear‖² makes the two second regressors span the same space."""
-    moments = ContextMoments(columns, split)
-    nonlinear, linear = (moments.percent_decrease("larger", ["error"], [part]) for part in ("nonlinear", "linear"))
+    products = ContextProducts(columns, split)
+    nonlinear, linear = (products.percent_decrease("larger", ["error"], [part]) for part in ("nonlinear", "linear"))
     assert nonlinear.value == pytest.approx(linear.value, rel=1e-6)
 
 
 def test_a_regressor_of_noise_does_not_help(columns, split):
-    decrease = ContextMoments(columns, split).percent_decrease("larger", ["error"], ["noise"])
+    decrease = ContextProducts(columns, split).percent_decrease("larger", ["error"], ["noise"])
     assert abs(decrease.value) < 0.5 and decrease.low < 0.05
 
 
 def test_a_repeated_regressor_changes_nothing(columns, split):
-    moments = ContextMoments(columns | {"again": 7 * columns["error"]}, split)
-    assert moments.percent_decrease("larger", ["error"], ["again"]).value == pytest.approx(0, abs=1e-9)
+    products = ContextProducts(columns | {"again": 7 * columns["error"]}, split)
+    assert products.percent_decrease("larger", ["error"], ["again"]).value == pytest.approx(0, abs=1e-9)
 
 
 def test_coefficients_are_what_was_planted_and_inside_their_intervals(columns, split):
-    found = ContextMoments(columns, split).coefficients("larger", ["linear", "nonlinear"])
+    found = ContextProducts(columns, split).coefficients("larger", ["linear", "nonlinear"])
     for name, planted in (("linear", 1 / 3), ("nonlinear", 1.0), ("intercept", 0.5)):
         assert found[name].low < planted < found[name].high
         assert found[name].value == pytest.approx(planted, abs=0.05)
@@ -101,16 +101,16 @@ def test_coefficients_are_what_was_planted_and_inside_their_intervals(columns, s
 def test_covariance_is_that_of_the_held_out_tokens(columns, split):
     names = ["larger", "linear", "nonlinear"]
     expected = torch.cov(torch.stack([columns[name][~split.fit] for name in names]), correction=0)
-    torch.testing.assert_close(ContextMoments(columns, split).covariance(names), expected)
+    torch.testing.assert_close(ContextProducts(columns, split).covariance(names), expected)
 
 
 def test_bad_columns_are_named(columns, split):
     with pytest.raises(ValueError, match="column error must be"):
-        ContextMoments({"error": torch.ones(3)}, split)
+        ContextProducts({"error": torch.ones(3)}, split)
     with pytest.raises(ValueError, match="column error"):
-        ContextMoments({"error": torch.full((N,), torch.nan)}, split)
+        ContextProducts({"error": torch.full((N,), torch.nan)}, split)
     with pytest.raises(ValueError, match="no column nonlinaer"):
-        ContextMoments(columns, split).fvu("larger", ["nonlinaer"])
+        ContextProducts(columns, split).fvu("larger", ["nonlinaer"])
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def planted(split):
     columns |= {"curve small": columns["error small"].sqrt(), "shuffled small": columns["nonlinear small"].flip(0)}
     columns |= {"error large": norm2(0.3 * linear + 0.9 * nonlinear), "x": torch.ones(N), "position": torch.arange(N)}
     refs = [SimpleNamespace(id=name, d_sae=d, l0=16.0) for name, d in (("small", 512), ("large", 1024))]
-    return PairStudy(refs, 2, ContextMoments(columns, split))
+    return PairStudy(refs, 2, ContextProducts(columns, split))
 
 
 def test_what_a_larger_sae_keeps_is_found_with_the_cross_term_and_biased_without(planted):
@@ -140,7 +140,7 @@ def test_what_a_larger_sae_keeps_is_found_with_the_cross_term_and_biased_without
 
 def test_survival_needs_squared_norms(planted):
     with pytest.raises(ValueError, match="squared norms"):
-        survival_table(PairStudy(planted.refs, 1, planted.moments))
+        survival_table(PairStudy(planted.refs, 1, planted.products))
 
 
 def test_the_pages_form_gives_the_planted_vectors_an_fvu_of_zero(planted):

@@ -72,7 +72,7 @@ def test_ingredients_agree_where_latents_are_independent(sample) -> None:
 
 def test_charts_of_the_readings_carry_every_reading(sample) -> None:
     refits = latent_norms.refit(sample)
-    latents, readings = latent_norms.fig14(sample, refits), latent_norms.which_mean(sample, refits)
+    latents, readings = latent_norms.latent_table(sample, refits), latent_norms.which_mean(sample, refits)
     chart = modelling.fig14(latents)
     options = next(p for p in chart.to_dict()["params"] if p["name"] == "reading")["bind"]["options"]
     assert set(options) == {*latent_norms.READINGS, "independent"} == set(readings["reading"]) - {"a*"}

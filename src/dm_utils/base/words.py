@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 import string
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+from collections.abc import Iterable
 
 LABELS = {
     "fvu": "FVU",
@@ -72,3 +69,13 @@ def how_many(count: int, total: int) -> str:
     if 10 * count >= 9 * total:
         return "nearly all"
     return "most" if 2 * count > total else "half" if 2 * count == total else "some"
+
+
+def span(values: Iterable[float], spec: str = ".2f", unit: str = "") -> str:
+    """Write the least and the greatest of several values, for example ``0.21 to 0.35``; one number where they read alike.
+
+    A ``unit`` of " %" writes shares as percentages.
+    """
+    shown = [100 * value if unit == " %" else value for value in values]
+    ends = [f"{end:z{spec}}" for end in (min(shown), max(shown))]  # z: never minus zero
+    return (ends[0] if ends[0] == ends[1] else " to ".join(ends)) + unit

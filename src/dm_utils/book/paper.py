@@ -7,6 +7,8 @@ the paper gives only as a picture is not read off the picture.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -94,7 +96,7 @@ def reported(value: str | float) -> Reported:
 
 
 def relation(value: Reported, low: float, high: float) -> str:
-    """Say in words how an interval (or a spread) lies to what the paper reports."""
+    """Say in words how an interval lies to what the paper reports."""
     if math.isnan(low) or math.isnan(high):
         return "undefined"
     if high < value.low:
@@ -102,6 +104,12 @@ def relation(value: Reported, low: float, high: float) -> str:
     if low > value.high:
         return "higher"
     return "inside" if value.low <= low and high <= value.high else "overlaps"
+
+
+def placed(relations: Sequence[str]) -> str:
+    """Say how several results lie to what the paper reports: one word if all lie alike, else how many lie how."""
+    counts = Counter(relations).most_common()
+    return counts[0][0] if len(counts) == 1 else ", ".join(f"{word} {n} of {len(relations)}" for word, n in counts)
 
 
 def comparison(rows: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +121,7 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame:
         figure, metric, key = cast("tuple[str, str, str | float]", group)
         said = reported(key)
         first = part.iloc[0]
-        low, high = part["ci_low"].fillna(part["value"]).min(), part["ci_high"].fillna(part["value"]).max()
+        ends = zip(part["ci_low"].fillna(part["value"]), part["ci_high"].fillna(part["value"]), strict=True)
         if len(part) > 1:
             run = f"{number(part['value'].min())} to {number(part['value'].max())} over {len(part)} results"
         else:
@@ -124,7 +132,7 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame:
                 "Paper": said.text.replace("..", " to "),
                 "Where": ", ".join(part for part in (said.where or figure, said.on) if part),
                 "This run": run,
-                "This run is": relation(said, low, high),
+                "This run is": placed([relation(said, low, high) for low, high in ends]),
             }
         )
     return pd.DataFrame(table)

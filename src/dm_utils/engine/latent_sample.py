@@ -26,12 +26,18 @@ class LatentSample:
     context: Int[Tensor, " token"]
 
 
+def first_whole_contexts(context: Int[Tensor, " token"], n_tokens: int) -> int:
+    """How many leading tokens whole contexts hold, at most ``n_tokens``, but the first context in any case."""
+    if n_tokens >= len(context):
+        return len(context)
+    return int((context < max(1, int(context[n_tokens - 1]))).sum())
+
+
 def latent_sample(study: Study, ref: SaeRef, n_tokens: int = 60_000) -> LatentSample:
     """Encode the first whole contexts of the SAE's site, at most ``n_tokens`` tokens."""
     site, sae = study.site(ref.layer, ref.component), study.load_sae(ref)
-    keep = site.context < max(1, int(site.context[min(n_tokens, len(site.context)) - 1]))
-    keep = keep if n_tokens < len(keep) else torch.ones_like(keep)
-    x = site.x[keep].to(sae.W_dec.device)
+    n_used = first_whole_contexts(site.context, n_tokens)
+    x = site.x[:n_used].to(sae.W_dec.device)
     scale = sae.W_dec.norm(dim=1)
     index, value, start = [], [], 0
     for block in x.split(8192):
@@ -46,4 +52,4 @@ def latent_sample(study: Study, ref: SaeRef, n_tokens: int = 60_000) -> LatentSa
     )
     weights = weights.coalesce()
     dictionary = torch.nn.functional.normalize(sae.W_dec.detach(), dim=1).cpu()
-    return LatentSample(weights, dictionary, torch.sparse.mm(weights, dictionary), site.context[keep])
+    return LatentSample(weights, dictionary, torch.sparse.mm(weights, dictionary), site.context[:n_used])

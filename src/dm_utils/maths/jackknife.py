@@ -59,7 +59,7 @@ def held_out(
     The first column must be the constant 1; it counts among the ``n_regressors``.
     """
     p = n_regressors
-    coef = torch.stack([factorise(sums[:p, :p])[1](sums[:p, p:]) for sums in fit])
+    coef = torch.stack([factorise(gram[:p, :p])[1](gram[:p, p:]) for gram in fit])
     cross = (coef * rest[:, :p, p:]).sum((1, 2))
     own = rest[:, p:, p:].diagonal(dim1=1, dim2=2).sum(1)
     residual = own - 2 * cross + ((rest[:, :p, :p] @ coef) * coef).sum((1, 2))

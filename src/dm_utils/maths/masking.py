@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dm_utils.maths import jackknife, synthetic
 from dm_utils.maths.jackknife import replicate
+from dm_utils.maths.noise import variance as total_variance
 from dm_utils.maths.regression import factorise
 from dm_utils.maths.resampling import Estimate
 
@@ -60,8 +61,8 @@ def leverage(dictionary: Float[Tensor, "latent d"], variance: Float[Tensor, " la
     """``h_i = s_i^2 y_i^T C^+ y_i``: the R^2 of the best linear prediction of w_i from x, for uncorrelated weights."""
     _check(dictionary, variance)
     y, v = dictionary.double(), variance.double()
-    solved = factorise(y.T @ (v[:, None] * y))[1](y.T)
-    return v * (y * solved.T).sum(1)
+    _, solve = factorise(y.T @ (v[:, None] * y))
+    return v * (y * solve(y.T).T).sum(1)
 
 
 def mean_leverage(dictionary: Float[Tensor, "latent d"], variance: Float[Tensor, " latent"]) -> float:
@@ -109,7 +110,7 @@ def masked_curve(
     _check(dictionary, variance)
     y, v = dictionary.double(), variance.double()
     everything = y.T @ (v[:, None] * y)
-    solve, total = factorise(everything)[1], float(everything.trace())
+    (_, solve), total = factorise(everything), float(everything.trace())
     rows = []
     for fraction in fractions:
         gone = ~kept_after(order, fraction)
@@ -168,8 +169,8 @@ def recovered_part(x: Float[Tensor, "token d"], masked: Float[Tensor, "token d"]
     rows = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
     fit, rest = rows[::2], rows[1::2]
     coef = factorise(fit.T @ fit)[1](fit.T @ masked[::2].double())
-    total = synthetic.variance(x[1::2])
-    return synthetic.variance(masked[1::2]) / total, synthetic.variance(masked[1::2] - rest @ coef) / total
+    total = total_variance(x[1::2])
+    return total_variance(masked[1::2]) / total, total_variance(masked[1::2] - rest @ coef) / total
 
 
 def simulated_fvu_nonlinear(

@@ -27,12 +27,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dm_utils.maths.regression import factorise
-from dm_utils.maths.weight_laws import Moments, ratio, slopes
+from dm_utils.maths.weight_laws import WeightMoments, ratio, slopes
 
 UNIT_TOLERANCE = 1e-4
 
 
-def orthonormal_r2(moments: Moments, slope: Float[Tensor, " latent"] | None = None) -> float:
+def orthonormal_r2(moments: WeightMoments, slope: Float[Tensor, " latent"] | None = None) -> float:
     """Squared correlation of b . w with ||x||^2 for orthonormal features and independent weights (rho^2 of Appendix C.1).
 
     Without ``slope`` the best one, ``Cov(w, w^2)/Var(w)``, is used and the result is the R^2 of the best affine probe,
@@ -100,7 +100,7 @@ class NormProbe:
         return self.explained / self.variance
 
 
-def _checked(dictionary: Tensor, moments: Moments) -> Tensor:
+def _checked(dictionary: Tensor, moments: WeightMoments) -> Tensor:
     if dictionary.ndim != 2 or dictionary.shape[0] != moments.mean.shape[0]:
         expected = f"[{moments.mean.shape[0]}, d]"
         raise ValueError(f"the dictionary has shape {tuple(dictionary.shape)}; expected [latent, d] = {expected}.")
@@ -110,7 +110,7 @@ def _checked(dictionary: Tensor, moments: Moments) -> Tensor:
     return rows
 
 
-def best_probe(dictionary: Float[Tensor, "latent d"], moments: Moments) -> NormProbe:
+def best_probe(dictionary: Float[Tensor, "latent d"], moments: WeightMoments) -> NormProbe:
     """Closed form of the best affine probe from x to ||x||^2 (Eq. 10 with x itself) for independent weights.
 
     Exact for every dictionary of unit vectors, orthogonal or not, also with more latents than dimensions. Raises
@@ -132,18 +132,6 @@ def best_probe(dictionary: Float[Tensor, "latent d"], moments: Moments) -> NormP
     return probe
 
 
-def probe_r2(dictionary: Float[Tensor, "latent d"], moments: Moments, vector: Float[Tensor, " d"]) -> float:
-    """Squared correlation of ``vector . x`` with ||x||^2 under the same model, for example the paper's sum of latents."""
-    y = _checked(dictionary, moments)
-    best = best_probe(dictionary, moments)
-    covariance = y.T @ (moments.variance.clamp_min(0.0)[:, None] * y)
-    a = vector.double()
-    spread = float(a @ covariance @ a) * best.variance
-    if spread <= 0:
-        raise ValueError("the prediction does not vary: give a vector with a component in the dictionary's span.")
-    return float(a @ covariance @ best.vector) ** 2 / spread
-
-
 def coherence(dictionary: Float[Tensor, "latent d"], block: int = 2048) -> float:
     """Largest absolute cosine between two different rows. Raises ``ValueError`` with fewer than two rows."""
     if dictionary.shape[0] < 2:
@@ -157,7 +145,7 @@ def coherence(dictionary: Float[Tensor, "latent d"], block: int = 2048) -> float
     return largest
 
 
-def coherence_bound(moments: Moments, mu: float) -> float:
+def coherence_bound(moments: WeightMoments, mu: float) -> float:
     """Lower bound on the best probe's R^2 for any linearly independent features of coherence at most ``mu``.
 
     Equal to :func:`orthonormal_r2` at ``mu = 0``. With linear independence the superposition cost vanishes, interference is at

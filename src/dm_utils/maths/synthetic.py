@@ -1,13 +1,11 @@
-"""Generators of activations and errors whose structure is known because it was planted (Appendices B, C.3 and D).
+"""Generators of activations whose structure is known because it was planted: dictionaries, weights, their sums (App. B, D).
 
 Everything takes a seed, works on whole arrays and returns tensors or small frozen records. Dictionaries are ``[latent, d]``
-with unit rows, the layout of an SAE's decoder. A noise *level* is always the noise's variance, summed over dimensions, as a
-fraction of the variance of the activations that it is added to.
+with unit rows, the layout of an SAE's decoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dm_utils.maths import weight_laws as laws
-from dm_utils.maths.weight_laws import Moments
+from dm_utils.maths.weight_laws import WeightMoments
 
 FAMILIES = ("bernoulli", "exponential", "gamma", "lognormal", "poisson")
 ORDERS = ("random", "rarest first", "commonest first")
@@ -131,7 +129,7 @@ class SparseWeights:
     """
 
     values: Tensor
-    moments: Moments
+    moments: WeightMoments
 
     @property
     def l0(self) -> float:
@@ -145,7 +143,7 @@ class SparseWeights:
         return torch.sparse.mm(self.values, dictionary.to(self.values.dtype))
 
 
-def law_moments(family: str, probability: Tensor, scale: float | Tensor = 1.0, shape: float = 1.0) -> Moments:
+def law_moments(family: str, probability: Tensor, scale: float | Tensor = 1.0, shape: float = 1.0) -> WeightMoments:
     """Exact moments of a weight family with the given probability of being active; see :func:`sparse_weights`."""
     if family not in FAMILIES:
         raise ValueError(f"unknown family {family!r}; choose one of {', '.join(FAMILIES)}.")
@@ -249,105 +247,3 @@ def random_superposition(
     probability = power_law_frequencies(n_latents, expected_l0, exponent)
     weights = sparse_weights(family, probability, n_tokens, seed=seed + 1)
     return Superposition(weights.superpose(dictionary), dictionary, weights)
-
-
-# ------------------------------------------------------------------------------------------- planted errors and noise
-
-
-@dataclass(frozen=True)
-class PlantedError:
-    """An error with a known linear part: ``error = linear + nonlinear``, all [token, d], and the ``matrix`` [d, d].
-
-    ``linear`` is ``(x - mean) @ matrix.T``; ``r2`` is the variance-weighted R^2 of a perfect linear fit, on average.
-    """
-
-    error: Float[Tensor, "token d"]
-    linear: Float[Tensor, "token d"]
-    nonlinear: Float[Tensor, "token d"]
-    matrix: Float[Tensor, "d d"]
-    r2: float
-
-
-def variance(x: Float[Tensor, "token d"]) -> float:
-    """Variance summed over dimensions, in the units of ``x`` squared."""
-    return float(x.double().var(dim=0, correction=0).sum())
-
-
-def plant_linear_error(x: Float[Tensor, "token d"], level: float, r2: float, seed: int = 0) -> PlantedError:
-    """Make an error of which a linear map of ``x`` explains exactly the share ``r2``; the rest is Gaussian, unrelated to x.
-
-    Raises ``ValueError`` if ``level`` is not positive or ``r2`` is outside [0, 1].
-    """
-    _positive(level=level)
-    if not 0 <= r2 <= 1:
-        raise ValueError(f"r2 is {r2}; a share lies between 0 and 1.")
-    generator, d = _generator(seed), x.shape[1]
-    matrix = torch.randn(d, d, generator=generator).to(x)
-    centred = x - x.mean(0)
-    matrix = matrix * (level * r2 * variance(x) / variance(centred @ matrix.T)) ** 0.5
-    sigma = (level * (1 - r2) * variance(x) / d) ** 0.5
-    linear, nonlinear = centred @ matrix.T, sigma * torch.randn(x.shape, generator=generator).to(x)
-    return PlantedError(linear + nonlinear, linear, nonlinear, matrix, r2)
-
-
-def _gaussian(x: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(x.shape, generator=generator).to(x)
-
-
-def _student_t(x: Tensor, generator: torch.Generator, degrees: int = 3) -> Tensor:
-    chi2 = torch.randn(x.shape[0], degrees, generator=generator).square().sum(1, keepdim=True)
-    return _gaussian(x, generator) * (degrees / chi2).sqrt().to(x)
-
-
-def _curved(x: Tensor, generator: torch.Generator, angles: int = 2, harmonics: int = 3) -> Tensor:
-    theta = 2 * torch.pi * torch.rand(x.shape[0], angles, 1, generator=generator)
-    phase = (theta * torch.arange(1, harmonics + 1)).flatten(1)
-    circle = torch.cat([phase.cos(), phase.sin()], dim=1)
-    return (circle @ _unit(torch.randn(circle.shape[1], x.shape[1], generator=generator))).to(x)
-
-
-def _linear_in_x(x: Tensor, generator: torch.Generator) -> Tensor:
-    return (x - x.mean(0)) @ torch.randn(x.shape[1], x.shape[1], generator=generator).to(x)
-
-
-def _quadratic_in_x(x: Tensor, generator: torch.Generator) -> Tensor:
-    standard = (x - x.mean(0)) @ torch.randn(x.shape[1], x.shape[1], generator=generator).to(x)
-    return (standard / standard.std(0)) ** 2 - 1
-
-
-NOISES: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-    "gaussian": _gaussian,
-    "student_t": _student_t,
-    "curved": _curved,
-    "linear_in_x": _linear_in_x,
-    "quadratic_in_x": _quadratic_in_x,
-}
-"""Noise laws: isotropic Gaussian (the paper's); Student t with 3 degrees of freedom, one scale per token (heavy tails); a
-closed curve per hidden angle, embedded in 12 dimensions (a curved manifold); a random linear map of x; squares of random
-projections of x (a smooth function of x, with zero mean)."""
-
-
-def noise(kind: str, x: Float[Tensor, "token d"], level: float, seed: int = 0) -> Float[Tensor, "token d"]:
-    """Noise of one of the laws in :data:`NOISES`, centred, with variance ``level`` times that of ``x``.
-
-    Raises ``ValueError`` if the law is unknown or ``level`` is negative.
-    """
-    if kind not in NOISES or level < 0:
-        raise ValueError(f"kind={kind!r}, level={level}: choose one of {', '.join(NOISES)} and a level of 0 or more.")
-    drawn = NOISES[kind](x, _generator(seed))
-    drawn = drawn - drawn.mean(0)
-    return drawn * (level * variance(x) / variance(drawn)) ** 0.5
-
-
-def paired_noise(
-    x: Float[Tensor, "token d"], level_x: float, level_sae: float, correlation: float, seed: int = 0
-) -> tuple[Float[Tensor, "token d"], Float[Tensor, "token d"]]:
-    """Two Gaussian noises, for x and for Sae(x), that correlate with each other in every dimension.
-
-    Raises ``ValueError`` if ``correlation`` is outside [-1, 1].
-    """
-    if not -1 <= correlation <= 1:
-        raise ValueError(f"correlation is {correlation}; it lies between -1 and 1.")
-    first, own = noise("gaussian", x, 1.0, seed), noise("gaussian", x, 1.0, seed + 1)
-    second = correlation * first + (1 - correlation**2) ** 0.5 * own
-    return level_x**0.5 * first, level_sae**0.5 * second

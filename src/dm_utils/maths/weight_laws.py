@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Moments:
+class WeightMoments:
     """Raw moments of independent weights, one entry per latent.
 
     Attributes
@@ -79,7 +79,7 @@ def _vector(value: float | Tensor) -> Tensor:
     return torch.atleast_1d(torch.as_tensor(value, dtype=torch.float64))
 
 
-def active_moments(probability: float | Tensor, *active: float | Tensor) -> Moments:
+def active_moments(probability: float | Tensor, *active: float | Tensor) -> WeightMoments:
     """Moments of a weight that is 0 except with probability p, from the four raw moments it has when active.
 
     Raises ``ValueError`` if a probability is outside (0, 1] or if there are not four moments.
@@ -90,16 +90,16 @@ def active_moments(probability: float | Tensor, *active: float | Tensor) -> Mome
     if not ((p > 0) & (p <= 1)).all():
         raise ValueError("a firing probability is outside (0, 1]; drop latents that never fire.")
     broadcast = torch.broadcast_tensors(p, *(_vector(m) for m in active))
-    return Moments(broadcast[0].clone(), *(broadcast[0] * m for m in broadcast[1:]))
+    return WeightMoments(broadcast[0].clone(), *(broadcast[0] * m for m in broadcast[1:]))
 
 
-def bernoulli_moments(probability: float | Tensor, scale: float | Tensor = 1.0) -> Moments:
+def bernoulli_moments(probability: float | Tensor, scale: float | Tensor = 1.0) -> WeightMoments:
     """Weights that are ``scale`` with the given probability and 0 otherwise (the first case of Appendix C.1)."""
     s = _vector(scale)
     return active_moments(probability, s, s**2, s**3, s**4)
 
 
-def gamma_moments(probability: float | Tensor, shape: float | Tensor, scale: float | Tensor = 1.0) -> Moments:
+def gamma_moments(probability: float | Tensor, shape: float | Tensor, scale: float | Tensor = 1.0) -> WeightMoments:
     """Weights that follow Gamma(shape, scale) when active; ``shape=1`` is the exponential, large shapes approach Bernoulli."""
     k, s = _vector(shape), _vector(scale)
     first, second = k * s, k * (k + 1) * s**2
@@ -107,27 +107,27 @@ def gamma_moments(probability: float | Tensor, shape: float | Tensor, scale: flo
     return active_moments(probability, first, second, third, third * (k + 3) * s)
 
 
-def exponential_moments(probability: float | Tensor, scale: float | Tensor = 1.0) -> Moments:
+def exponential_moments(probability: float | Tensor, scale: float | Tensor = 1.0) -> WeightMoments:
     """Weights that follow an exponential of mean ``scale`` when active."""
     return gamma_moments(probability, 1.0, scale)
 
 
-def lognormal_moments(probability: float | Tensor, shape: float | Tensor, scale: float | Tensor = 1.0) -> Moments:
+def lognormal_moments(probability: float | Tensor, shape: float | Tensor, scale: float | Tensor = 1.0) -> WeightMoments:
     """Weights whose logarithm, when active, is normal: median ``scale``, standard deviation of the logarithm ``shape``."""
     sigma, s = _vector(shape), _vector(scale)
     return active_moments(probability, *(s**k * torch.exp(k**2 * sigma**2 / 2) for k in range(1, 5)))
 
 
-def poisson_moments(rate: float | Tensor, scale: float | Tensor = 1.0) -> Moments:
+def poisson_moments(rate: float | Tensor, scale: float | Tensor = 1.0) -> WeightMoments:
     """Weights that are ``scale`` times a Poisson count (the second case of Appendix C.1)."""
     lam, s = torch.broadcast_tensors(_vector(rate), _vector(scale))
     if not (lam > 0).all():
         raise ValueError("a Poisson rate is not positive.")
     raw = (lam, lam + lam**2, lam + 3 * lam**2 + lam**3, lam + 7 * lam**2 + 6 * lam**3 + lam**4)
-    return Moments(-torch.expm1(-lam), *(m * s**k for k, m in enumerate(raw, start=1)))
+    return WeightMoments(-torch.expm1(-lam), *(m * s**k for k, m in enumerate(raw, start=1)))
 
 
-def empirical_moments(weights: Float[Tensor, "token latent"]) -> Moments:
+def empirical_moments(weights: Float[Tensor, "token latent"]) -> WeightMoments:
     """Moments of observed weights, dense or sparse COO [token, latent].
 
     Raises ``ValueError`` if there are fewer than two tokens or if a value is not finite.
@@ -138,12 +138,12 @@ def empirical_moments(weights: Float[Tensor, "token latent"]) -> Moments:
         )
     if not weights.is_sparse:
         w = weights.double()
-        return Moments((w > 0).double().mean(0), *((w**k).mean(0) for k in range(1, 5)))
+        return WeightMoments((w > 0).double().mean(0), *((w**k).mean(0) for k in range(1, 5)))
     sparse = weights.coalesce()
     latent, w = sparse.indices()[1], sparse.values().double()
     zero = torch.zeros(weights.shape[1], dtype=torch.float64)
     powers = ((w > 0).double(), w, w**2, w**3, w**4)
-    return Moments(*(zero.index_add(0, latent, power) / weights.shape[0] for power in powers))
+    return WeightMoments(*(zero.index_add(0, latent, power) / weights.shape[0] for power in powers))
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Slopes:
     best: Float[Tensor, " latent"]
 
 
-def slopes(moments: Moments) -> Slopes:
+def slopes(moments: WeightMoments) -> Slopes:
     """Every coefficient that the paper or its readers might mean, from the same moments. Latents that never fire give 0."""
     return Slopes(
         mean=moments.mean,

@@ -6,7 +6,6 @@ norm ‖SaeError(x)‖ while Eq. 10 names its square, so both are predicted here
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from tqdm.auto import tqdm
 from dm_utils.engine.token_loss import token_losses
 from dm_utils.maths.group_means import group_means
 from dm_utils.maths.regression import BLOCK, Design
-from dm_utils.maths.resampling import Bootstrap, Estimate, Split, Sums, check_finite
+from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split, Sums, check_finite
 
 if TYPE_CHECKING:
     from dm_utils.engine.study import Study
@@ -98,12 +97,9 @@ class Comparison:
         check_finite(target, "target")
         target = target.double()
         centred = (target - target[split.fit].mean())[:, None]
-        columns = torch.cat([torch.ones_like(centred), centred, centred**2, (target[:, None] - stacked) ** 2], 1)
-        held_out = ~split.fit
-        sums = torch.zeros(split.n_groups, columns.shape[1], dtype=torch.float64)
-        sums.index_add_(0, split.group[held_out], columns[held_out])
-        parts = {"n": sums[:, :1], "y": sums[:, 1:2], "y2": sums[:, 2:3], "residual2": sums[:, 3:]}
-        self._bootstrap = Bootstrap(parts, n_bootstrap, seed)
+        sums = HeldOutSums(split)
+        sums.add(slice(0, len(target)), y=centred, y2=centred**2, residual2=(target[:, None] - stacked) ** 2)
+        self._bootstrap = Bootstrap(sums.totals, n_bootstrap, seed)
 
     def r2(self, name: str) -> Estimate:
         """1 − RSS/TSS of one prediction."""
@@ -216,8 +212,7 @@ def _compute_rows(study: Study, ref: SaeRef) -> list[dict[str, Any]]:
 
 def flat(name: str, estimate: Estimate) -> dict[str, float | None]:
     """An estimate as the columns `name`, `name_low`, `name_high` of a table (None where undefined)."""
-    values = {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-    return {column: None if math.isnan(value) else value for column, value in values.items()}
+    return dict(zip(estimate.columns(name), estimate.plain()[:3], strict=True))
 
 
 def wide(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

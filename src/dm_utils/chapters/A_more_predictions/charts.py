@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dm_utils.base.names import PART_TITLES
-from dm_utils.charts.marks import chooser, texts, width_axis
+from dm_utils.charts.marks import chooser, texts, width_axis, with_interval
 from dm_utils.charts.theme import COLORS
 
 PREDICTOR_COLORS = [COLORS["x"], "#4c78a8", "#e45756", "#72b7b2", "#54a24b", "#88d27a", "#9d755d", "#8a8a8a", "#b279a2"]
@@ -53,22 +53,26 @@ def norm_predictors(table: pd.DataFrame) -> alt.LayerChart:
         .transform_filter(alt.datum.target == target)
     )
     tooltip = ["predictor:N", alt.Tooltip("text:N", title="R²"), "layer:Q", alt.Tooltip("sae_id:N", title="SAE")]
-    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title="R², held out"), y2="high:Q")
-    line = base.mark_line(point=alt.OverlayMarkDef(size=55)).encode(y="value:Q", tooltip=tooltip)
-    return alt.layer(bars, line).add_params(target, picked).properties(width="container", height=360)
+    y, point = alt.Y("value:Q", title="R², held out"), alt.OverlayMarkDef(size=55)
+    chart = with_interval(base.encode(tooltip=tooltip), y, "line", rule={"strokeWidth": 2}, point=point)
+    return chart.add_params(target, picked).properties(width="container", height=360)
 
 
-def learning_curve(table: pd.DataFrame) -> alt.LayerChart:
+def learning_lines(table: pd.DataFrame) -> alt.LayerChart:
     """Draw the R² of two predictors against the number of fitting tokens, as `learning_curve.norm_learning_curve` gives it."""
     data = table.assign(text=texts(table, "r2", "r2_low", "r2_high")).round(5)
     names = list(dict.fromkeys(data["predictor"]))
     hue = alt.Color("predictor:N", title="predicted from", scale=alt.Scale(domain=names, range=PREDICTOR_COLORS))
     base = alt.Chart(data).encode(x=alt.X("n_fit:Q", title="fitting tokens", scale=alt.Scale(type="log")), color=hue)
     per = alt.Tooltip("per_identity:Q", title="fitting tokens per identity", format=".1f")
-    tooltip = ["predictor:N", alt.Tooltip("text:N", title="R²"), alt.Tooltip("n_fit:Q", format=","), per]
-    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("r2_low:Q", title="R², held out"), y2="r2_high:Q")
-    line = base.mark_line(point=alt.OverlayMarkDef(size=60)).encode(y="r2:Q", tooltip=tooltip)
-    return alt.layer(bars, line).properties(width="container", height=260)
+    base = base.encode(
+        tooltip=["predictor:N", alt.Tooltip("text:N", title="R²"), alt.Tooltip("n_fit:Q", format=","), per]
+    )
+    y = alt.Y("r2:Q", title="R², held out")
+    chart = with_interval(
+        base, y, "line", "r2_low", "r2_high", rule={"strokeWidth": 2}, point=alt.OverlayMarkDef(size=60)
+    )
+    return chart.properties(width="container", height=260)
 
 
 def part_lines(tokens: pd.DataFrame, parts: Sequence[str] = ("linear", "nonlinear")) -> alt.VConcatChart:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dm_utils.maths.resampling import Bootstrap, Estimate, Split
+from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split
 
 if TYPE_CHECKING:
     from dm_utils.engine.study import Study
@@ -44,12 +44,11 @@ def shrinkage(
         `norm_ratio_total`, √(Σ‖Sae(x)‖²/Σ‖x‖²); `norm_ratio_unshrunk`, what it would be with the same error and no
         shrinkage; `best_scale`, α.
     """
-    columns = torch.stack([torch.from_numpy(np.asarray(scalars[name])).double() for name in NEEDED], 1)
-    sums = torch.zeros(split.n_groups, len(NEEDED), dtype=torch.float64)
-    sums.index_add_(0, split.group[~split.fit], columns[~split.fit])
-    counts = torch.bincount(split.group[~split.fit], minlength=split.n_groups)[:, None].double()
-    parts = {name: sums[:, [i]] for i, name in enumerate(NEEDED)}
-    estimate = Bootstrap({"n": counts, **parts}, n_bootstrap, seed).estimate
+    sums = HeldOutSums(split)
+    sums.add(
+        slice(0, len(split.fit)), **{name: torch.from_numpy(np.asarray(scalars[name])).double() for name in NEEDED}
+    )
+    estimate = Bootstrap(sums.totals, n_bootstrap, seed).estimate
     return {
         "norm_ratio_total": estimate(lambda s: (s["sae_norm2"] / s["x_norm2"]).sqrt()[:, 0]),
         "norm_ratio_unshrunk": estimate(lambda s: (1 - s["error_norm2"] / s["x_norm2"]).sqrt()[:, 0]),
@@ -65,6 +64,6 @@ def shrinkage_table(study: Study, refs: Sequence[SaeRef]) -> pd.DataFrame:
         row = {"sae_id": ref.id} | {name: getattr(ref, name) for name in names}
         split = study.site(ref.layer, ref.component).split
         for name, found in shrinkage(study.token_scalars(ref), split, p.n_bootstrap, p.seed).items():
-            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+            row |= found.columns(name)
         rows.append(row)
     return pd.DataFrame(rows)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import SHARE, chooser, near, texts
+from dm_utils.charts.marks import SHARE, chooser, near, texts, with_interval
 from dm_utils.charts.theme import COLORS, INK
 
 PARTS = {
@@ -94,17 +94,12 @@ def fig14(latents: pd.DataFrame) -> alt.LayerChart:
     return alt.layer(equal, points).add_params(reading).properties(width="container", height=380)
 
 
-def bars(
-    table: pd.DataFrame, label: str, value: str, title: str, color: str, names: Mapping[str, str]
-) -> alt.LayerChart:
+def bars(table: pd.DataFrame, label: str, value: str, title: str, names: Mapping[str, str]) -> alt.LayerChart:
     """Draw one value with its interval per row, labelled directly."""
     low, high = f"{value}_low", f"{value}_high"
     shown = table.assign(text=texts(table, value, low, high), name=[names.get(n, n) for n in table[label]]).round(5)
-    base = alt.Chart(shown).encode(
-        y=alt.Y("name:N", title=None, sort=list(shown["name"]), axis=alt.Axis(labelLimit=360))
-    )
-    bar = base.mark_bar(color=color, opacity=0.8).encode(
-        x=alt.X(f"{value}:Q", title=title), tooltip=["name:N", "text:N"]
-    )
-    rule = base.mark_rule(strokeWidth=2).encode(x=f"{low}:Q", x2=f"{high}:Q")
-    return alt.layer(bar, rule).properties(width="container", height=alt.Step(28))
+    y = alt.Y("name:N", title=None, sort=list(shown["name"]), axis=alt.Axis(labelLimit=360))
+    base = alt.Chart(shown).encode(y=y, tooltip=["name:N", "text:N"])
+    x = alt.X(f"{value}:Q", title=title)
+    chart = with_interval(base, x, "bar", low, high, rule={"strokeWidth": 2}, color=COLORS["sae"], opacity=0.8)
+    return chart.properties(width="container", height=alt.Step(28))

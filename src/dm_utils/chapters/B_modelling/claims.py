@@ -1,6 +1,6 @@
 """Small experiments, with intervals, that check statements of the paper one at a time (see the errata page).
 
-Every simulation is repeated with independent draws and returned as an :class:`~dm_utils.regression.Estimate`: the mean over
+Every simulation is repeated with independent draws and returned as an `Estimate`: the mean over
 the repetitions with its 95 % Student interval. None of them needs a model.
 """
 
@@ -16,10 +16,13 @@ from torch import Tensor
 
 from dm_utils.maths import jackknife, norm_theory, synthetic
 from dm_utils.maths.jackknife import replicate
+from dm_utils.maths.noise import variance
+from dm_utils.maths.regression import factorise
 from dm_utils.maths.resampling import Estimate
 from dm_utils.maths.weight_laws import slopes
 
 N_ONE = 400_000  # draws of a single latent's weight
+IDEAL_CASES = ((1.0, 1.0), (0.2, 1.0), (0.2, 3.0), (0.05, 1.0), (0.01, 10.0))  # probability and standard deviation of w
 
 
 def held_out_r2(x: Float[Tensor, "token d"], y: Float[Tensor, "token target"], centred: bool = True) -> float:
@@ -28,8 +31,8 @@ def held_out_r2(x: Float[Tensor, "token d"], y: Float[Tensor, "token target"], c
     if centred:
         rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
     fit, rest = rows[::2], rows[1::2]
-    coef = torch.linalg.pinv(fit.T @ fit, hermitian=True) @ (fit.T @ target[::2])
-    return 1 - synthetic.variance(target[1::2] - rest @ coef) / synthetic.variance(target[1::2])
+    coef = factorise(fit.T @ fit)[1](fit.T @ target[::2])
+    return 1 - variance(target[1::2] - rest @ coef) / variance(target[1::2])
 
 
 def norm_r2(
@@ -181,7 +184,7 @@ def nonlinear_from_sae(
     """
     rows = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64, device=x.device)], dim=1)
     error = (x - sae_out).double()
-    linear = rows @ (torch.linalg.pinv(rows.T @ rows, hermitian=True) @ (rows.T @ error))
+    linear = rows @ factorise(rows.T @ rows)[1](rows.T @ error)
     nonlinear = error - linear
     values, vectors = torch.linalg.eigh(nonlinear.T @ nonlinear / len(x))
     root = vectors * values.clamp_min(0).sqrt()
@@ -229,8 +232,8 @@ def correlation_checks(n: int = 20, seed: int = 0) -> pd.DataFrame:
     for name, family, p, shape in CHECKED_LAWS:
         moments = synthetic.law_moments(family, torch.tensor([p], dtype=torch.float64), 1.0, shape)
         found = correlation(family, p, shape, n, seed)
-        rows.append((name, norm_theory.orthonormal_r2(moments) ** 0.5, found.value, found.low, found.high))
-    return pd.DataFrame(rows, columns=["case", "exact", "value", "low", "high"])
+        rows.append({"case": name, "exact": norm_theory.orthonormal_r2(moments) ** 0.5, **found.columns()})
+    return pd.DataFrame(rows)
 
 
 def slope_checks(n: int = 20, seed: int = 0) -> pd.DataFrame:
@@ -241,5 +244,5 @@ def slope_checks(n: int = 20, seed: int = 0) -> pd.DataFrame:
         found = slope(family, p, intercept, shape, n, seed)
         value = float(exact.best if intercept else exact.through_origin)
         case = f"{name}, {'with' if intercept else 'no'} intercept"
-        rows.append((case, value, found.value, found.low, found.high, float(exact.paper)))
-    return pd.DataFrame(rows, columns=["case", "exact", "value", "low", "high", "printed"])
+        rows.append({"case": case, "exact": value, **found.columns(), "printed": float(exact.paper)})
+    return pd.DataFrame(rows)

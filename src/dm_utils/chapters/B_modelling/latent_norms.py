@@ -1,7 +1,7 @@
 """The norm prediction test on Sae(x), a sum of known vectors with known weights (Appendix C.2, Fig. 14).
 
 ``Sae(x) - b_dec = sum_i w_i y_i`` with y_i the unit decoder directions and w_i the latents in their units. The theory of
-:mod:`dm_utils.norm_theory` then says what the best probe should be, latent by latent, if latents were independent.
+`maths.norm_theory` then says what the best probe should be, latent by latent, if latents were independent.
 Intervals are delete-a-group jackknife intervals over contexts: the probe is fitted again without each group.
 """
 
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from dm_utils.engine.latent_sample import LatentSample
 from dm_utils.maths import jackknife, masking, norm_theory
+from dm_utils.maths.regression import factorise
 from dm_utils.maths.resampling import Estimate
-from dm_utils.maths.weight_laws import Moments, Slopes, empirical_moments, slopes
+from dm_utils.maths.weight_laws import Slopes, WeightMoments, empirical_moments, slopes
 
 READINGS = tuple(f.name for f in fields(Slopes))
 
@@ -41,11 +42,11 @@ def refit(sample: LatentSample, n_groups: int = jackknife.N_GROUPS) -> Refits:
     mean = sums[:, -1, :] / sums[:, -1:, -1]
     moments = (sums / sums[:, -1:, -1:] - mean[:, :, None] * mean[:, None, :])[:, :-1, :-1]
     gram, cross = moments[:, :-1, :-1], moments[:, :-1, -1]
-    vector = (torch.linalg.pinv(gram, hermitian=True) @ cross[..., None])[..., 0]
+    vector = torch.stack([factorise(g)[1](c[:, None])[:, 0] for g, c in zip(gram, cross, strict=True)])
     return Refits(vector, gram, cross, moments[:, -1, -1])
 
 
-def fig14(sample: LatentSample, refits: Refits) -> pd.DataFrame:
+def latent_table(sample: LatentSample, refits: Refits) -> pd.DataFrame:
     """One row per latent that fires: its dot product with a* (Eq. 22), with interval, beside every reading of "average weight".
 
     Also ``independent``, the dot product that the theorem gives for independent latents with the same moments, and
@@ -90,17 +91,17 @@ def which_mean(sample: LatentSample, refits: Refits) -> pd.DataFrame:
     return pd.DataFrame([*rows, {"reading": "a*"} | _columns({"r2": _r2_of_sum(refits, refits.vector)})])
 
 
-def _reading(sample: LatentSample, moments: Moments, name: str) -> Tensor:
+def _reading(sample: LatentSample, moments: WeightMoments, name: str) -> Tensor:
     if name in READINGS:
         return getattr(slopes(moments), name)
     return sample.dictionary.double() @ norm_theory.best_probe(sample.dictionary, moments).vector
 
 
 def _columns(statistics: dict[str, Tensor]) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for name, values in statistics.items():
-        for side, number in zip(("", "_low", "_high"), jackknife.interval(values), strict=True):
-            found[name + side] = float(number)
+        value, low, high = (float(end) for end in jackknife.interval(values))
+        found |= Estimate(value, low, high).columns(name)
     return found
 
 
@@ -146,10 +147,8 @@ def ladder(sample: LatentSample, x: Float[Tensor, "token d"], seed: int = 0) -> 
         "Sae(x)": split_r2(sample.sae_out, sample.context),
         "x": split_r2(x, sample.context),
     }
-    rows = [{"step": k, "r2": v, "r2_low": v, "r2_high": v, "kind": "closed form"} for k, v in exact.items()]
-    rows += [
-        {"step": k, "r2": v.value, "r2_low": v.low, "r2_high": v.high, "kind": "measured"} for k, v in measured.items()
-    ]
+    rows = [{"step": k, **Estimate(v, v, v).columns("r2"), "kind": "closed form"} for k, v in exact.items()]
+    rows += [{"step": k, **v.columns("r2"), "kind": "measured"} for k, v in measured.items()]
     order = [0, 1, 4, 5, 2, 6, 3]
     return pd.DataFrame(rows).iloc[order].reset_index(drop=True)
 

@@ -39,7 +39,7 @@ def cost_grid(
 ) -> pd.DataFrame:
     """Where the variance of ||x||^2 goes, for every law, crowding, cosine, sign of the cosines and firing probability.
 
-    All features fire equally often and have the same law. Returns columns for :func:`dm_utils.theory_charts.norm_costs`.
+    All features fire equally often and have the same law. Returns columns for `charts.norm_costs`.
     """
     rows = []
     for (crowding, per), cosine, (signs, sign) in product(CROWDING.items(), cosines, SIGNS.items()):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import SHARE, near, texts
+from dm_utils.charts.marks import SHARE, near, texts, with_interval
 from dm_utils.charts.theme import COLORS, INK
 
 ESTIMATES = {
@@ -86,16 +86,15 @@ def planted_recovered(table: pd.DataFrame) -> alt.FacetChart:
 def shares_by_law(table: pd.DataFrame) -> alt.FacetChart:
     """Plot what share of a planted noise each estimate takes, for every law of the noise.
 
-    ``table`` is what :func:`dm_utils.planting.by_law` returns; one panel per noise.
+    ``table`` is what `experiment.by_law` returns; one panel per noise.
     """
     names, colors = zip(*ESTIMATES.values(), strict=True)
     title = {"introduced": names[0], "dense": names[1]}
     shown = table.assign(estimate=table["estimate"].map(title), text=texts(table, "value", "low", "high")).round(4)
     color = alt.Color("estimate:N", title=None, scale=alt.Scale(domain=names, range=colors))
     y = alt.Y("law:N", title=None, sort=list(dict.fromkeys(table["law"])), axis=alt.Axis(labelLimit=220))
-    base = alt.Chart().encode(y=y, color=color, yOffset="estimate:N")
+    tooltip = ["law:N", "estimate:N", alt.Tooltip("text:N", title="share")]
+    base = alt.Chart(shown).encode(y=y, color=color, yOffset="estimate:N", tooltip=tooltip)
     x = alt.X("value:Q", title="rise of the estimate per unit of planted noise")
-    rule = base.mark_rule(strokeWidth=3).encode(x="low:Q", x2="high:Q")
-    point = base.mark_point(size=80).encode(x=x, tooltip=["law:N", "estimate:N", alt.Tooltip("text:N", title="share")])
-    chart = alt.layer(rule, point, data=shown).properties(width=270, height=alt.Step(19))
+    chart = with_interval(base, x, rule={"strokeWidth": 3}, size=80).properties(width=270, height=alt.Step(19))
     return chart.facet(alt.Column("noise:N", title=None, sort="descending"))

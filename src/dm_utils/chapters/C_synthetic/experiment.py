@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -21,28 +21,30 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dm_utils.chapters.C_synthetic.recovery import Recovery, shares
+from dm_utils.engine.latent_sample import first_whole_contexts
 from dm_utils.engine.store import Arrays
 from dm_utils.engine.study import Study
-from dm_utils.maths import masking, synthetic
+from dm_utils.maths import masking, noise, synthetic
 from dm_utils.maths.codes import encode, reconstruct
 from dm_utils.maths.regression import Design
-from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split
+from dm_utils.maths.resampling import Bootstrap, HeldOutSums, Split
 from dm_utils.world.sae_ref import SaeRef
 
 OFF = -1e9  # a pre-activation that no encoder selects
 
 
 @dataclass(frozen=True)
-class Plan:
+class NoisePlan:
     """What is planted, on which tokens.
 
     Attributes
     ----------
     noise_x, noise_sae : levels of the noise on x' and on Sae(x'), as fractions of the variance of x'.
     masked : fractions of the latents that are masked.
-    kind_x, kind_sae : laws of the two noises, names of :data:`dm_utils.synthetic.NOISES`.
+    kind_x, kind_sae : laws of the two noises, names of `noise.LAWS`.
     correlation : None for independent noises; otherwise both are Gaussian with this correlation.
-    order : which latents are masked first, one of :data:`dm_utils.synthetic.ORDERS`.
+    order : which latents are masked first, one of `synthetic.ORDERS`.
     n_tokens : how many of the site's tokens to use, at most (whole contexts).
     """
 
@@ -65,51 +67,6 @@ class Plan:
             raise ValueError(f"masked = {self.masked!r}: a masked fraction lies in [0, 1); at 1 no SAE is left.")
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """Recovered amounts over the grid of a :class:`Plan`, with every bootstrap draw.
-
-    ``cells`` has one row per (noise_x, masked, noise_sae); ``draws`` maps "error" and "nonlinear" to [1 + draw, cell], the
-    observed value first, in units of the variance of x'.
-    """
-
-    cells: pd.DataFrame
-    draws: dict[str, Float[Tensor, "draw cell"]] = field(repr=False)
-
-    def select(self, name: str, rows: Bool[Tensor, " cell"]) -> Float[Tensor, "draw cell"]:
-        """Draws of an estimate ("error", "nonlinear", "introduced", "dense") for the chosen cells."""
-        values = self.draws["nonlinear"] if name in ("nonlinear", "introduced") else self.draws["error"]
-        return (values - self.draws["nonlinear"] if name == "dense" else values)[:, rows]
-
-    def at(self, masked: float) -> Bool[Tensor, " cell"]:
-        """The cells of one masked fraction. Raises ``ValueError`` if the plan has no such fraction."""
-        rows = torch.from_numpy((self.cells["masked"] == masked).to_numpy(copy=True))
-        if not rows.any():
-            raise ValueError(f"masked = {masked}: this plan has {sorted(self.cells['masked'].unique())}.")
-        return rows
-
-    def table(self) -> pd.DataFrame:
-        """The grid with each estimate and its interval: error, nonlinear (Introduced), dense (the gap)."""
-        found = self.cells.copy()
-        everything = torch.ones(len(found), dtype=torch.bool)
-        for name in ("error", "nonlinear", "dense"):
-            for side, values in zip(("", "_low", "_high"), summarise(self.select(name, everything)), strict=True):
-                found[name + side] = values.numpy()
-        return found
-
-
-def summarise(draws: Float[Tensor, "draw ..."]) -> tuple[Tensor, Tensor, Tensor]:
-    """Observed value, low and high end of the 95 % interval from draws whose first row is the observed value."""
-    quantiles = torch.quantile(draws[1:], torch.tensor([0.025, 0.975], dtype=draws.dtype), dim=0)
-    return draws[0], quantiles[0], quantiles[1]
-
-
-def as_estimate(draws: Float[Tensor, " draw"]) -> Estimate:
-    """One statistic's draws, observed value first, as an estimate."""
-    value, low, high = (float(v) for v in summarise(draws))
-    return Estimate(value, low, high)
-
-
 def mask_latents(sae: Any, kept: Bool[Tensor, " latent"]) -> Any:
     """Return a copy of an SAE whose masked latents can never fire; the encoder chooses among the others.
 
@@ -124,16 +81,12 @@ def mask_latents(sae: Any, kept: Bool[Tensor, " latent"]) -> Any:
 
 def second_pass_input(study: Study, ref: SaeRef, n_tokens: int) -> tuple[Tensor, Tensor]:
     """x' = Sae(x) of the first whole contexts of the site, and the context of each token."""
-    site = study.site(ref.layer, ref.component)
-    last = int(site.context[min(n_tokens, len(site.context)) - 1])
-    used = int((site.context < last).sum()) if n_tokens < len(site.context) else len(site.context)
-    sae = study.load_sae(ref)
-    x = site.x[: max(used, 1)].to(sae.W_dec.device)
-    blocks = [reconstruct(sae, x[i : i + 8192]) for i in range(0, len(x), 8192)]
-    return torch.cat(blocks).cpu(), site.context[: len(x)]
+    site, sae = study.site(ref.layer, ref.component), study.load_sae(ref)
+    n_used = first_whole_contexts(site.context, n_tokens)
+    return _pass(sae, site.x[:n_used]), site.context[:n_used]
 
 
-def recover(study: Study, ref: SaeRef, plan: Plan) -> Recovery:
+def recover(study: Study, ref: SaeRef, plan: NoisePlan) -> Recovery:
     """Run Appendix C.3's synthetic test over a grid of noise levels and masked fractions, or load it from the store.
 
     The linear map is fitted for each input; noise on Sae(x') enters the error linearly, so its whole axis follows from one
@@ -149,7 +102,7 @@ def recover(study: Study, ref: SaeRef, plan: Plan) -> Recovery:
     return Recovery(pd.DataFrame(cells), {name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
-def _recover(study: Study, ref: SaeRef, plan: Plan) -> Recovery:
+def _recover(study: Study, ref: SaeRef, plan: NoisePlan) -> Recovery:
     x, context = second_pass_input(study, ref, plan.n_tokens)
     split = Split.random(context, study.profile.fit_fraction, plan.seed, study.profile.split_by)
     sae = study.load_sae(ref)
@@ -178,7 +131,7 @@ def _left(design: Design, target: Tensor) -> Tensor:
     return target - design.fit_map(lambda rows, _: target[rows])(design.x)
 
 
-def _assemble(bootstrap: Bootstrap, plan: Plan) -> Recovery:
+def _assemble(bootstrap: Bootstrap, plan: NoisePlan) -> Recovery:
     pairs = list(product(range(len(plan.noise_x)), range(len(plan.masked))))
     s = {name: torch.cat([bootstrap.observed[name], bootstrap.draws[name]]) for name in bootstrap.observed}
     total = (s["x2"] - s["x"] ** 2 / s["n"]).sum(1)
@@ -201,7 +154,7 @@ def _pass(sae: Any, x: Tensor) -> Tensor:
     return torch.cat([reconstruct(sae, x[i : i + 8192].to(device)).cpu() for i in range(0, len(x), 8192)])
 
 
-def _order(sae: Any, x: Tensor, plan: Plan) -> Tensor:
+def _order(sae: Any, x: Tensor, plan: NoisePlan) -> Tensor:
     counts = torch.zeros(len(sae.b_enc), dtype=torch.long)
     for i in range(0, len(x), 8192):
         active = encode(sae, x[i : i + 8192].to(sae.W_dec.device)).indices.cpu()
@@ -209,86 +162,37 @@ def _order(sae: Any, x: Tensor, plan: Plan) -> Tensor:
     return synthetic.mask_order(counts.double(), plan.order, plan.seed)
 
 
-def _unit_noises(x: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+def _unit_noises(x: Tensor, plan: NoisePlan) -> tuple[Tensor, Tensor]:
     if plan.correlation is not None:
-        return synthetic.paired_noise(x, 1.0, 1.0, plan.correlation, plan.seed)
-    return synthetic.noise(plan.kind_x, x, 1.0, plan.seed), synthetic.noise(plan.kind_sae, x, 1.0, plan.seed + 1)
-
-
-def correlations(recovery: Recovery, masked: float = 0.0) -> dict[tuple[str, str], Estimate]:
-    """Table 1: correlation over noise levels of each planted amount with each estimate, at one masked fraction.
-
-    Returns
-    -------
-    dict
-        (noise, estimate) with noise in {"noise_x", "noise_sae"} and estimate in {"dense", "introduced"}. A noise with one
-        level only has no correlation and is left out.
-    """
-    rows = recovery.at(masked)
-    found = {}
-    for noise, name in product(("noise_x", "noise_sae"), ("dense", "introduced")):
-        planted = torch.from_numpy(recovery.cells.loc[rows.numpy(), noise].to_numpy(copy=True))
-        if planted.max() > planted.min():
-            found[noise, name] = as_estimate(_correlate(recovery.select(name, rows), planted))
-    return found
-
-
-def _correlate(values: Float[Tensor, "draw cell"], planted: Float[Tensor, " cell"]) -> Float[Tensor, " draw"]:
-    a, b = values - values.mean(1, keepdim=True), planted - planted.mean()
-    return (a * b).sum(1) / (a.square().sum(1) * b.square().sum()).sqrt()
-
-
-def shares(recovery: Recovery, masked: float = 0.0) -> dict[tuple[str, str], Estimate]:
-    """How much each estimate rises per unit of planted noise (1 and 0 would be perfect), at one masked fraction.
-
-    Least-squares slopes on both planted levels at once; keys as in :func:`correlations`.
-    """
-    rows = recovery.at(masked)
-    levels = torch.from_numpy(recovery.cells.loc[rows.numpy(), ["noise_x", "noise_sae"]].to_numpy(copy=True))
-    varying = levels.amax(0) > levels.amin(0)
-    design = torch.cat([levels[:, varying], torch.ones(len(levels), 1, dtype=levels.dtype)], 1)
-    found: dict[tuple[str, str], Estimate] = {}
-    for name in ("dense", "introduced"):
-        slopes = torch.linalg.lstsq(design, recovery.select(name, rows).T).solution
-        names = [noise for noise, varies in zip(("noise_x", "noise_sae"), varying, strict=True) if varies]
-        found |= {(noise, name): as_estimate(slopes[i]) for i, noise in enumerate(names)}
-    return found
-
-
-def found_share(recovery: Recovery, level: float) -> Estimate:
-    """Rise of the linear part from no noise to noise of one level on x', per unit planted; nothing else planted or masked."""
-    cells = recovery.cells
-    here = (cells["masked"] == 0) & (cells["noise_sae"] == 0)
-    dense = [
-        recovery.select("dense", torch.from_numpy((here & (cells["noise_x"] == v)).to_numpy(copy=True)))
-        for v in (level, 0)
-    ]
-    if level <= 0 or not all(values.shape[1] for values in dense):
-        raise ValueError(f"level = {level}: the plan needs this level of noise on x′ and 0, with nothing else planted.")
-    return as_estimate((dense[0] - dense[1])[:, 0] / level)
+        return noise.draw_pair(x, 1.0, 1.0, plan.correlation, plan.seed)
+    return noise.draw(plan.kind_x, x, 1.0, plan.seed), noise.draw(plan.kind_sae, x, 1.0, plan.seed + 1)
 
 
 NOISE_NAMES = {"noise_x": "noise on x′", "noise_sae": "noise on Sae(x′)"}
 
 
-def by_law(study: Study, ref: SaeRef, laws: Sequence[str], plan: Plan) -> pd.DataFrame:
+def by_law(study: Study, ref: SaeRef, laws: Sequence[str], plan: NoisePlan) -> pd.DataFrame:
     """Slopes of :func:`shares` when the noise on x', or that on Sae(x'), follows each law while the other noise is absent.
 
     Returns columns ``noise, law, estimate`` ("dense" or "introduced"), ``value, low, high``.
     """
     rows = []
-    for law, noise in product(laws, NOISE_NAMES):
-        kind = "kind_x" if noise == "noise_x" else "kind_sae"
-        quiet = "noise_sae" if noise == "noise_x" else "noise_x"
+    for law, planted in product(laws, NOISE_NAMES):
+        kind = "kind_x" if planted == "noise_x" else "kind_sae"
+        quiet = "noise_sae" if planted == "noise_x" else "noise_x"
         one = replace(plan, **{quiet: (0.0,), kind: law, "masked": (0.0,)})  # type: ignore[arg-type]
         for (_, name), value in shares(recover(study, ref, one)).items():
-            where = {"noise": NOISE_NAMES[noise], "law": law, "estimate": name}
-            rows.append(where | {"value": value.value, "low": value.low, "high": value.high})
+            where = {"noise": NOISE_NAMES[planted], "law": law, "estimate": name}
+            rows.append(where | value.columns())
     return pd.DataFrame(rows)
 
 
 def by_correlation(
-    study: Study, ref: SaeRef, level: float, plan: Plan, correlations: Sequence[float] = (-1.0, -0.5, 0.0, 0.5, 1.0)
+    study: Study,
+    ref: SaeRef,
+    level: float,
+    plan: NoisePlan,
+    correlations: Sequence[float] = (-1.0, -0.5, 0.0, 0.5, 1.0),
 ) -> pd.DataFrame:
     """Both noises planted at one level with a given correlation: ``correlation`` and each estimate with its interval."""
     rows = []

@@ -12,10 +12,18 @@ from torch import Tensor
 
 from dm_utils.engine.latent_sample import LatentSample
 from dm_utils.maths import masking, synthetic
+from dm_utils.maths.resampling import Estimate
 from dm_utils.maths.weight_laws import empirical_moments
 
 COSINES = (0.0, 0.3, 0.6, 0.9, 0.99)
 FRACTIONS = tuple(i / 12 for i in range(13))
+CASES = (
+    "1. random directions, equal variances",
+    "2. random directions, the SAE's variances",
+    "3. the SAE's directions and variances",
+    "4. … latents shuffled over tokens",
+    "5. … latents as they fire together",
+)
 
 
 def random_curves(
@@ -46,14 +54,14 @@ def half_masked(d: int = 40, n: int = 8, seed: int = 0) -> pd.DataFrame:
         exact = masking.masked_fvu(dictionary, synthetic.law_moments("exponential", p).variance, kept)[1]
         found = masking.simulated_fvu_nonlinear(dictionary, "exponential", p, kept, n=n, seed=seed)
         name = f"power law {exponent:g}, L0 {l0:g}" if exponent else f"equal frequencies, L0 {l0:g}"
-        rows.append((name, exact, found.value, found.low, found.high))
-    return pd.DataFrame(rows, columns=["case", "exact", "value", "low", "high"])
+        rows.append({"case": name, "exact": exact, **found.columns()})
+    return pd.DataFrame(rows)
 
 
 def bend_sweep(d: int = 64, seed: int = 0) -> pd.DataFrame:
     """How bent the curve of randomly masked features is as one property of the dictionary or the weights changes.
 
-    Returns columns for :func:`dm_utils.theory_charts.sweep`, and ``leverage``, the variance-weighted mean leverage.
+    Returns columns for `charts.sweep`, and ``leverage``, the variance-weighted mean leverage.
     """
     rows = []
     for position, (prop, setting, dictionary, variance, whole) in enumerate(_cases(d, seed)):
@@ -99,7 +107,7 @@ def ingredient_curves(
     Returns
     -------
     curves, bends : DataFrame
-        ``case, order`` with the columns of :func:`dm_utils.masking.masked_curve`, and with ``bend, low, high``.
+        ``case, order`` with the columns of `masking.masked_curve`, and with ``bend, bend_low, bend_high``.
     """
     moments = empirical_moments(sample.weights)
     alive = moments.probability > 0
@@ -107,23 +115,21 @@ def ingredient_curves(
     dictionary, variance = sample.dictionary[alive], moments.variance[alive]
     directions = synthetic.random_dictionary(len(dictionary), dictionary.shape[1], seed)
     closed: dict[str, tuple[Float[Tensor, "latent d"], Float[Tensor, " latent"]]] = {
-        "1. random directions, equal variances": (directions, torch.ones(len(variance), dtype=torch.float64)),
-        "2. random directions, the SAE's variances": (directions, variance),
-        "3. the SAE's directions and variances": (dictionary, variance),
+        CASES[0]: (directions, torch.ones(len(variance), dtype=torch.float64)),
+        CASES[1]: (directions, variance),
+        CASES[2]: (dictionary, variance),
     }
-    measured = {
-        "4. … latents shuffled over tokens": masking.shuffled(weights, seed),
-        "5. … latents as they fire together": weights,
-    }
+    measured = {CASES[3]: masking.shuffled(weights, seed), CASES[4]: weights}
     curves, bends = [], []
     for order in synthetic.ORDERS:
         ranks = synthetic.mask_order(moments.probability[alive], order, seed)
         for case, (rows, spread) in closed.items():
             curve, where = masking.masked_curve(rows, spread, ranks, fractions), {"case": case, "order": order}
             curves.append(curve.assign(**where))
-            bends.append(where | dict.fromkeys(("bend", "low", "high"), masking.bend(curve)))
+            value = masking.bend(curve)
+            bends.append(where | Estimate(value, value, value).columns("bend"))
         for case, codes in measured.items():
             curve, bent = masking.measured_curve(codes, dictionary, sample.context, ranks, fractions[1:-1:2])
             curves.append(curve.assign(case=case, order=order))
-            bends.append({"case": case, "order": order, "bend": bent.value, "low": bent.low, "high": bent.high})
+            bends.append({"case": case, "order": order, **bent.columns("bend")})
     return pd.concat(curves, ignore_index=True), pd.DataFrame(bends)

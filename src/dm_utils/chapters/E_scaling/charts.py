@@ -8,10 +8,12 @@ import altair as alt
 import pandas as pd
 
 from dm_utils.base.names import PART_TITLES
-from dm_utils.charts.marks import chooser, texts, width_axis
+from dm_utils.chapters.E_scaling.findings import percent
+from dm_utils.charts.marks import chooser, texts, width_axis, with_interval
 from dm_utils.charts.theme import COLORS, INK
+from dm_utils.maths.tables import estimates
 
-GUESS = (  # FVU of ‖wa·linear + wb·nonlinear‖² as a prediction, from the columns of `scaling_pairs.quadratic_table`
+GUESS = (  # FVU of ‖wa·linear + wb·nonlinear‖² as a prediction, from the columns of `experiment.quadratic_table`
     "1 - 2*(wa*wa*datum.ly + wb*wb*datum.ny + wa*wb*datum.xy)"
     " + pow(wa, 4)*datum.ll + pow(wb, 4)*datum.nn + wa*wa*wb*wb*(datum.xx + 2*datum.ln)"
     " + 2*pow(wa, 3)*wb*datum.lx + 2*wa*pow(wb, 3)*datum.nx"
@@ -21,7 +23,7 @@ GUESS = (  # FVU of ‖wa·linear + wb·nonlinear‖² as a prediction, from the
 def pair_decreases(table: pd.DataFrame, names: Mapping[str, str]) -> alt.LayerChart:
     """Draw the percent decrease in FVU of every pair (Fig. 16); lists choose the second regressor and the norm.
 
-    `table` is `scaling_pairs.decrease_table` of one or both powers; `names` gives each second regressor's title.
+    `table` is `experiment.decrease_table` of one or both powers; `names` gives each second regressor's title.
     """
     data = named(table, names)
     second, norm = (
@@ -55,14 +57,8 @@ def named(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     """Add the titles that charts show: `name`, `norm`, `pair`, `text`."""
     norm = table["power"].map({1: "norms", 2: "squared norms"})
     pair = [f"{small:,} → {large:,}" for small, large in zip(table["small"], table["large"], strict=True)]
-    text = percents(table, "decrease")
+    text = [percent(estimate) for estimate in estimates(table, "decrease")]
     return table.assign(name=table["second"].map(dict(names)), norm=norm, pair=pair, text=text).round(5)
-
-
-def percents(table: pd.DataFrame, name: str) -> list[str]:
-    """Write percentages with their intervals to two decimals, never as minus zero."""
-    columns = (table[f"{name}{end}"].round(2) + 0.0 for end in ("", "_low", "_high"))
-    return [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in zip(*columns, strict=True)]
 
 
 def second_regressors(table: pd.DataFrame, names: Mapping[str, str]) -> alt.LayerChart:
@@ -81,11 +77,10 @@ def second_regressors(table: pd.DataFrame, names: Mapping[str, str]) -> alt.Laye
         )
         .transform_filter((alt.datum.pair == pair) & (alt.datum.norm == norm))
     )
-    x = alt.X("decrease_low:Q", title="decrease in held-out FVU (%)")
-    bars = base.mark_rule(strokeWidth=3).encode(x=x, x2="decrease_high:Q")
-    marks = base.mark_point(size=110).encode(x="decrease:Q")
+    x = alt.X("decrease:Q", title="decrease in held-out FVU (%)")
+    marks = with_interval(base, x, "point", "decrease_low", "decrease_high", rule={"strokeWidth": 3}, size=110)
     zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(strokeDash=[4, 4]).encode(x="x:Q")
-    return alt.layer(zero, bars, marks).add_params(pair, norm).properties(width="container", height=230)
+    return alt.layer(zero, marks).add_params(pair, norm).properties(width="container", height=230)
 
 
 def survival(table: pd.DataFrame) -> alt.LayerChart:
@@ -101,17 +96,17 @@ def survival(table: pd.DataFrame) -> alt.LayerChart:
     small = chooser("small", sorted(data["small"].unique().tolist()), "Smaller SAE of width")
     base = alt.Chart(data).encode(x=width_axis("width of the larger SAE", "large"), color=hue)
     base = base.transform_filter(alt.datum.small == small)
-    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title="coefficient"), y2="high:Q")
-    tooltip = ["part:N", alt.Tooltip("text:N", title="coefficient"), "small:O", "large:O"]
-    line = base.mark_line(point=alt.OverlayMarkDef(size=70)).encode(y="value:Q", tooltip=tooltip)
+    base = base.encode(tooltip=["part:N", alt.Tooltip("text:N", title="coefficient"), "small:O", "large:O"])
+    y, point = alt.Y("value:Q", title="coefficient"), alt.OverlayMarkDef(size=70)
+    lines = with_interval(base, y, "line", rule={"strokeWidth": 2}, point=point)
     one = alt.Chart(pd.DataFrame({"y": [1]})).mark_rule(strokeDash=[4, 4], color=INK).encode(y="y:Q")
-    return alt.layer(one, bars, line).add_params(small).properties(width="container", height=300)
+    return alt.layer(one, lines).add_params(small).properties(width="container", height=300)
 
 
 def guess_weights(table: pd.DataFrame) -> alt.LayerChart:
     """Let the reader set the weights of the two parts and see the held-out FVU of that guess, for a chosen pair.
 
-    `table` is `scaling_pairs.quadratic_table` with `fvu_one` and `fvu_two`: the FVU of any guess is a form of nine
+    `table` is `experiment.quadratic_table` with `fvu_one` and `fvu_two`: the FVU of any guess is a form of nine
     numbers per pair, so that the page computes it without a kernel. The constant follows by matching the means.
     """
     pair = chooser("pair", list(dict.fromkeys(table["pair"])), "Pair")

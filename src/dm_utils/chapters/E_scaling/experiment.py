@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dm_utils.maths.context_moments import ContextMoments
+from dm_utils.maths.context_products import ContextProducts
 from dm_utils.maths.resampling import Estimate
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ SECOND = {
 class PairStudy:
     """The columns of several SAEs of one site at one power of the norms, smallest SAE first.
 
-    `moments` has, for each SAE id, the columns "error id", "nonlinear id", … as `SECOND` names them, and "cross id",
+    `products` has, for each SAE id, the columns "error id", "nonlinear id", … as `SECOND` names them, and "cross id",
     2⟨LinearError, NonlinearError⟩.
     """
 
     refs: list[SaeRef]
     power: int
-    moments: ContextMoments
+    products: ContextProducts
 
     def pairs(self) -> list[tuple[SaeRef, SaeRef]]:
         """Every (smaller, larger) pair of widths."""
@@ -79,8 +79,8 @@ def pair_study(study: Study, refs: Sequence[SaeRef], power: int = 2) -> PairStud
         cross = squared["error_norm2"] - squared["linear_norm2"] - squared["nonlinear_norm2"]
         columns[f"cross {ref.id}"] = cross
         columns[f"shuffled {ref.id}"] = norms["nonlinear"][shuffle]
-    moments = ContextMoments(columns, site.split, study.profile.n_bootstrap, study.profile.seed)
-    return PairStudy(refs, power, moments)
+    products = ContextProducts(columns, site.split, study.profile.n_bootstrap, study.profile.seed)
+    return PairStudy(refs, power, products)
 
 
 def decrease_table(pairs: PairStudy, intercept: bool = True, given: Sequence[str] = ()) -> pd.DataFrame:
@@ -104,12 +104,12 @@ def decrease_table(pairs: PairStudy, intercept: bool = True, given: Sequence[str
         base = [f"error {small.id}", *(pairs.second(name, small) for name in given)]
         about = {"small_id": small.id, "large_id": large.id, "small": small.d_sae, "large": large.d_sae}
         about |= {"l0_small": small.l0, "l0_large": large.l0, "power": pairs.power}
-        one = _flat("fvu_one", pairs.moments.fvu(target, base, intercept))
+        one = pairs.products.fvu(target, base, intercept).columns("fvu_one")
         for name in [name for name in SECOND if name not in given]:
             extra = [pairs.second(name, small)]
-            two = pairs.moments.fvu(target, [*base, *extra], intercept)
-            decrease = pairs.moments.percent_decrease(target, base, extra, intercept)
-            rows.append({**about, "second": name, **one, **_flat("fvu_two", two), **_flat("decrease", decrease)})
+            two = pairs.products.fvu(target, [*base, *extra], intercept)
+            decrease = pairs.products.percent_decrease(target, base, extra, intercept)
+            rows.append({**about, "second": name, **one, **two.columns("fvu_two"), **decrease.columns("decrease")})
     return pd.DataFrame(rows)
 
 
@@ -128,11 +128,11 @@ def survival_table(pairs: PairStudy, cross: bool = True) -> pd.DataFrame:
     rows = []
     for small, large in pairs.pairs():
         parts = {name: f"{name} {small.id}" for name in ("linear", "nonlinear", "cross")[: 3 if cross else 2]}
-        found = pairs.moments.coefficients(f"error {large.id}", list(parts.values()))
+        found = pairs.products.coefficients(f"error {large.id}", list(parts.values()))
         about = {"small_id": small.id, "large_id": large.id, "small": small.d_sae, "large": large.d_sae}
         named = {name: found[column] for name, column in parts.items()} | {"intercept": found["intercept"]}
         for name, value in named.items():
-            about |= _flat(name, value)
+            about |= value.columns(name)
         rows.append(about)
     return pd.DataFrame(rows)
 
@@ -150,13 +150,13 @@ def beyond_table(pairs: PairStudy, intercept: bool = True) -> pd.DataFrame:
 
     Columns: `small, large`, and the names of `BEYOND` (second regressor, given regressor), with `_low` and `_high`.
     """
-    table = pd.DataFrame()
+    columns = []
     for name, (part, other) in BEYOND.items():
         found = decrease_table(pairs, intercept, given=[other])
         found = found[found["second"] == part].set_index(["small", "large"])
-        for end in ("", "_low", "_high"):
-            table[f"{name}{end}"] = found[f"decrease{end}"]
-    return table.reset_index()
+        names = {f"decrease{end}": f"{name}{end}" for end in ("", "_low", "_high")}
+        columns.append(found[list(names)].rename(columns=names))
+    return pd.concat(columns, axis=1).reset_index()
 
 
 def redundancy_table(pairs: PairStudy) -> pd.DataFrame:
@@ -168,9 +168,9 @@ def redundancy_table(pairs: PairStudy) -> pd.DataFrame:
     """
     rows = []
     for ref in pairs.refs:
-        fvu = pairs.moments.fvu(f"nonlinear {ref.id}", [f"error {ref.id}", f"linear {ref.id}"])
+        fvu = pairs.products.fvu(f"nonlinear {ref.id}", [f"error {ref.id}", f"linear {ref.id}"])
         r2 = Estimate(1 - fvu.value, 1 - fvu.high, 1 - fvu.low, fvu.note)
-        rows.append({"sae_id": ref.id, "d_sae": ref.d_sae, "power": pairs.power, **_flat("r2", r2)})
+        rows.append({"sae_id": ref.id, "d_sae": ref.d_sae, "power": pairs.power, **r2.columns("r2")})
     return pd.DataFrame(rows)
 
 
@@ -184,7 +184,7 @@ def quadratic_table(pairs: PairStudy) -> pd.DataFrame:
     rows = []
     for small, large in pairs.pairs():
         names = [f"error {large.id}", *(f"{name} {small.id}" for name in ("linear", "nonlinear", "cross"))]
-        found = pairs.moments.covariance(names)
+        found = pairs.products.covariance(names)
         row = {"small": small.d_sae, "large": large.d_sae, "pair": f"{small.d_sae:,} → {large.d_sae:,}"}
         letters = ("y", "l", "n", "x")
         for i, first in enumerate(letters):
@@ -192,7 +192,3 @@ def quadratic_table(pairs: PairStudy) -> pd.DataFrame:
                 row["".join(sorted((first, second), key="lnxy".index))] = float(found[i, j] / found[0, 0])
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _flat(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -5,13 +5,8 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import WIDE, chooser, dashes, sae_tooltip, texts, width_axis
+from dm_utils.charts.marks import WIDE, chooser, dashes, sae_tooltip, texts, width_axis, with_interval
 from dm_utils.charts.theme import COLORS
-
-
-def percent_span(values: pd.Series) -> str:
-    """Write the range of shares as percentages, for example ``12 to 31 %``."""
-    return f"{100 * values.min():.0f} to {100 * values.max():.0f} %"
 
 
 def encoders(table: pd.DataFrame) -> alt.LayerChart:
@@ -31,12 +26,11 @@ def encoders(table: pd.DataFrame) -> alt.LayerChart:
         scale=alt.Scale(domain=list(parts.values()), range=[COLORS["error"], COLORS["nonlinear"]]),
     )
     dash = dashes("encoder", order, [[1, 0], [2, 3], [7, 4]])
-    base = alt.Chart(data).encode(x=width_axis(), color=hue)
-    y_axis = alt.Y("value:Q", title="fraction of variance unexplained", scale=alt.Scale(zero=True))
-    bars = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
     tooltip = [alt.Tooltip("metric:N"), alt.Tooltip("encoder:N"), *sae_tooltip("value")]
-    lines = base.mark_line(point=alt.OverlayMarkDef(size=60)).encode(y=y_axis, strokeDash=dash, tooltip=tooltip)
-    return alt.layer(bars, lines).properties(**WIDE, height=340)
+    base = alt.Chart(data).encode(x=width_axis(), color=hue, strokeDash=dash, tooltip=tooltip)
+    y_axis = alt.Y("value:Q", title="fraction of variance unexplained", scale=alt.Scale(zero=True))
+    chart = with_interval(base, y_axis, "line", point=alt.OverlayMarkDef(size=60))
+    return chart.properties(**WIDE, height=340)
 
 
 CASES = {
@@ -47,20 +41,19 @@ CASES = {
 }
 
 
-def dictionary_controls(table: pd.DataFrame) -> alt.LayerChart:
+def control_lines(table: pd.DataFrame) -> alt.LayerChart:
     """Draw the FVU of pursuit beside its controls against width: columns ``case, d_sae, fvu, fvu_low, fvu_high``."""
     data = table.assign(name=table["case"].map(CASES), text=texts(table, "fvu", "fvu_low", "fvu_high")).round(5)
     colors = [COLORS["error"], COLORS["encoder"], COLORS["absent"], COLORS["x"]]
     scale = alt.Scale(domain=list(CASES.values()), range=colors)
     hue = alt.Color("name:N", title=None, scale=scale, legend=alt.Legend(orient="bottom", columns=1))
-    base = alt.Chart(data).encode(x=width_axis(), color=hue)
-    bars = base.mark_rule(strokeWidth=1.5).encode(y="fvu_low:Q", y2="fvu_high:Q")
+    base = alt.Chart(data).encode(x=width_axis(), color=hue, tooltip=["name:N", "d_sae:Q", "text:N"])
     y_axis = alt.Y("fvu:Q", title="fraction of variance unexplained")
-    lines = base.mark_line(point=alt.OverlayMarkDef(size=60)).encode(y=y_axis, tooltip=["name:N", "d_sae:Q", "text:N"])
-    return alt.layer(bars, lines).properties(**WIDE, height=320)
+    chart = with_interval(base, y_axis, "line", "fvu_low", "fvu_high", point=alt.OverlayMarkDef(size=60))
+    return chart.properties(**WIDE, height=320)
 
 
-def token_paths(paths: pd.DataFrame) -> alt.LayerChart:
+def token_curves(paths: pd.DataFrame) -> alt.LayerChart:
     """Draw one token's remaining error against the number of atoms, per encoder; choose the token, slide the number.
 
     ``paths`` holds ``token`` (its name in the list), ``encoder, atoms, left`` (share of ‖x − mean‖² that remains).

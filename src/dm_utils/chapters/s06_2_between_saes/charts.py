@@ -14,7 +14,7 @@ from dm_utils.charts.theme import COLORS, INK
 
 
 def neighbour_bars(table: pd.DataFrame, order: Sequence[str]) -> alt.LayerChart:
-    """Draw the R² of each part of the error from each neighbour (Fig. 9b), rows of `between.predict_parts`.
+    """Draw the R² of each part of the error from each neighbour (Fig. 9b), rows of `experiment.predict_parts`.
 
     Lists choose the regressor (reconstruction or raw activation; alone or with x) and which R².
     """

@@ -1,12 +1,4 @@
-"""How much of each part of an SAE's error neighbouring sites predict (Section 6.2, Fig. 9b), and how much had to be so.
-
-Sae(x) = A(x) + r(x), where A(x) = x − LinearError(x) is the affine map nearest to Sae(x) and r(x) = −NonlinearError(x) is
-uncorrelated with x. So Cov(Sae(x), r) = Cov(r) whatever r is, and regressing NonlinearError(x) on Sae(x) must give
-
-    R² = tr(Σ_r Σ_S⁻¹ Σ_r) / tr Σ_r,    Σ_S = Σ_A + Σ_r,
-
-the same as for noise of covariance Σ_r that has nothing to do with x. The controls here measure that.
-"""
+"""How much of each part of an SAE's error neighbouring sites predict (Section 6.2, Fig. 9b), and Eq. 16 itself."""
 
 from __future__ import annotations
 
@@ -21,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dm_utils.base.errors import ParameterError
+from dm_utils.base.names import PARTS
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split, r2_mean, r2_weighted
 from dm_utils.world import models
@@ -32,7 +25,6 @@ if TYPE_CHECKING:
     from dm_utils.engine.study import Parts, Study
     from dm_utils.world.sae_ref import SaeRef
 
-TARGETS = ("error", "linear", "nonlinear")
 KINDS = ("SAE reconstruction", "raw activation")
 ALONE, WITH_X = "alone", "together with x"
 Targets = Callable[[slice], Float[Tensor, "target token d"]]
@@ -135,7 +127,7 @@ def predict_parts(study: Study, ref: SaeRef, found: Sequence[Neighbour], parts: 
                     z = torch.cat([x, z], 1) if given == WITH_X else z
                     p = study.profile
                     pairs = vector_r2(z, part_targets(parts), site.split, n_bootstrap=p.n_bootstrap, seed=p.seed)
-                    return [[e.value, e.low, e.high] for pair in pairs for e in pair], None
+                    return [[estimate.plain() for estimate in pair] for pair in pairs], None
 
                 values = study.store.kept("between", key, compute, sources=(__name__,))[0]
                 about = {"neighbour": neighbour.name, "reading": neighbour.reading, "kind": kind, "given": given}
@@ -147,15 +139,14 @@ def _key(study: Study, ref: SaeRef, other: SaeRef, kind: str, given: str) -> dic
     return {"of": study.result_key(ref), "from": study.result_key(other), "kind": kind, "given": given}
 
 
-def _rows(ref: SaeRef, values: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
-    """One row per target from the flat list of (mean, weighted) estimates."""
+def _rows(ref: SaeRef, values: Sequence[Sequence[Sequence[Any]]]) -> list[dict[str, Any]]:
+    """One row per target from the (mean, weighted) pairs of estimates."""
     about = {name: getattr(ref, name) for name in ("hook_name", "layer", "component", "architecture", "d_sae", "l0")}
     rows = []
-    for i, target in enumerate(TARGETS):
-        row: dict[str, Any] = {"target": target, "sae_id": ref.id, **about}
-        for name, estimate in (("r2", values[2 * i]), ("r2_weighted", values[2 * i + 1])):
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), estimate, strict=True))
-        rows.append(row)
+    for target, pair in zip(PARTS, values, strict=True):
+        mean, weighted = (Estimate.from_plain(stored) for stored in pair)
+        found = mean.columns("r2") | weighted.columns("r2_weighted")
+        rows.append({"target": target, "sae_id": ref.id, **about, **found})
     return rows
 
 
@@ -166,62 +157,6 @@ def regressor(study: Study, ref: SaeRef, kind: str, parts: Parts | None = None) 
     if parts is not None:
         return parts.sae_out
     return torch.cat([out.cpu() for _, _, out in study.reconstructions(ref)])
-
-
-# --- how much of it is built in ----------------------------------------------------------------------------
-
-
-def shuffled_within(split: Split, seed: int = 0) -> Int[Tensor, " token"]:
-    """A random order of the tokens that keeps fitting tokens among fitting ones and held-out among held-out ones."""
-    rng, order = torch.Generator().manual_seed(seed), torch.arange(len(split.fit))
-    for side in (split.fit, ~split.fit):
-        rows = side.nonzero().squeeze(1)
-        order[rows] = rows[torch.randperm(len(rows), generator=rng)]
-    return order
-
-
-def random_rotation(d: int, seed: int = 0) -> Float[Tensor, "d d"]:
-    """A rotation drawn uniformly (Haar), float32."""
-    gauss = torch.randn(d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    q, r = torch.linalg.qr(gauss)
-    return (q * r.diagonal().sign()).float()
-
-
-def built_in(parts: Parts, split: Split, *, n_bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Predict NonlinearError from Sae(x), as it is and where the answer is known to hold no information about x.
-
-    Returns
-    -------
-    dict
-        R² (mean over dimensions, variance-weighted) of: ``measured``; ``shuffled``, each token's nonlinear part moved to
-        another token before A(x) is added, so that it is noise; ``rotated``, the nonlinear part turned in a random
-        direction, in both places; ``arithmetic``, the formula of this module's heading, no interval.
-    """
-    affine, r = parts.x - parts.linear_error, -parts.nonlinear_error
-    moved, turned = r[shuffled_within(split, seed)], r @ random_rotation(r.shape[1], seed).to(r)
-    cases = {"measured": r, "shuffled": moved, "rotated": turned}
-    found: dict[str, Any] = {}
-    for name, noise in cases.items():
-
-        def target(rows: slice, noise: Tensor = noise) -> Tensor:
-            return -noise[None, rows]
-
-        pair = vector_r2(affine + noise, target, split, n_bootstrap=n_bootstrap, seed=seed)
-        found[name] = pair[0]
-    return found | {"arithmetic": arithmetic_r2(affine[split.fit], r[split.fit])}
-
-
-def arithmetic_r2(
-    affine: Float[Tensor, "token d"], noise: Float[Tensor, "token d"], scale: float = 1.0
-) -> tuple[float, float]:
-    """R² of predicting ``noise`` from ``affine + scale * noise`` if the two are uncorrelated: mean, and weighted.
-
-    Uses the second moments of the two only. ``scale`` asks what it would be if the noise in the regressor were larger.
-    """
-    sigma_a, sigma_r = (torch.atleast_2d(torch.cov(part.double().T)) for part in (affine, noise))
-    inverse = torch.linalg.pinv(sigma_a + scale**2 * sigma_r, hermitian=True)
-    explained, variance = (scale**2 * sigma_r @ inverse @ sigma_r).diagonal(), sigma_r.diagonal()
-    return float((explained / variance).nanmean()), float(explained.sum() / variance.sum())
 
 
 # --- the residual identity ---------------------------------------------------------------------------------

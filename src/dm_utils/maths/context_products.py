@@ -19,7 +19,7 @@ from dm_utils.maths.resampling import Bootstrap, Estimate, Split, Sums, check_fi
 ONE = "1"
 
 
-class ContextMoments:
+class ContextProducts:
     """Sums of products of named columns, one per context, apart for fitting and held-out tokens.
 
     Parameters

@@ -1,0 +1,57 @@
+"""The rules of Section 6.1's verdicts, at their thresholds."""
+
+import pandas as pd
+import pytest
+
+from dm_utils.chapters.s06_1_pursuit import findings
+
+
+def table(metric: str, *intervals: tuple[float, float]) -> pd.DataFrame:
+    """One row per SAE whose metric has the given interval."""
+    rows = [{metric: (low + high) / 2, f"{metric}_low": low, f"{metric}_high": high} for low, high in intervals]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("rule", "metric", "holds", "differs"),
+    [
+        (findings.lowers_fvu, "fvu_drop", (0.001, 0.01), (-0.01, -0.001)),
+        (findings.keeps_nonlinear, "fvu_nonlinear_drop_relative", (0.01, 0.049), (0.051, 0.06)),
+        (findings.removes_linear, "linear_drop_share", (0.501, 0.6), (0.4, 0.499)),
+        (lambda t: findings.by_3_to_5_percent(t, "fvu_drop"), "fvu_drop", (0.03, 0.05), (0.051, 0.06)),
+    ],
+)
+def test_a_claim_is_judged_by_the_whole_interval_of_every_sae(rule, metric, holds, differs):
+    middle = ((holds[0] + differs[0]) / 2, (holds[1] + differs[1]) / 2)
+    assert rule(table(metric, holds, holds)) == "holds"
+    assert rule(table(metric, differs, differs)) == "differs"
+    assert rule(table(metric, holds, differs)) == "partly"
+    assert rule(table(metric, holds, middle)) == "partly"
+
+
+def shares(*reached: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return pd.DataFrame({"fvu_drop": [1.0] * len(reached)}), pd.DataFrame({"fvu_drop": reached})
+
+
+def test_best_weights_are_most_of_the_gain_above_one_half_at_every_width():
+    assert findings.weights_alone(*shares(0.51, 0.9)) == "most"
+    assert findings.weights_alone(*shares(0.49, 0.5)) == "the smaller part"
+    assert findings.weights_alone(*shares(0.49, 0.51)) == "at some widths most"
+
+
+def controls(random: tuple[float, float], trained: tuple[float, float]) -> pd.DataFrame:
+    rows = []
+    for case, (low, high) in {"random": random, "trained": trained}.items():
+        rows.append({"case": case, "d_sae": 512, "fvu": (low + high) / 2, "fvu_low": low, "fvu_high": high})
+    return pd.DataFrame(rows)
+
+
+def test_learned_directions_are_needed_where_random_ones_leave_more_with_intervals_apart():
+    assert findings.needs_learning(controls((0.21, 0.3), (0.1, 0.2))) == "holds"
+    assert findings.needs_learning(controls((0.19, 0.3), (0.1, 0.2))) == "untestable here"
+    assert findings.needs_learning(controls((0.05, 0.09), (0.1, 0.2))) == "differs"
+
+
+def test_the_sentence_on_random_dictionaries_says_how_much_learning_takes_off():
+    words = findings.learned(controls((0.29, 0.31), (0.09, 0.11)))
+    assert "70 % of the variance" in words and "3.0 times the FVU" in words and "take off 67 %" in words
