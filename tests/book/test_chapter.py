@@ -14,8 +14,9 @@ import pytest
 from demo import ROOT
 
 from dm_utils.base.errors import ParameterError
-from dm_utils.book.chapter import COLUMNS, Chapter, assigned_literals
+from dm_utils.book.chapter import COLUMNS, Chapter
 from dm_utils.book.paper import VALUES, comparison, relation
+from dm_utils.book.parameters import assigned_literals
 
 DECLARED = 'profile = "lab"\nlayer = None\nnear_l0 = None\nn_tokens = 40\nfine = 0.5'
 
