@@ -27,6 +27,7 @@ INJECTED = "# Parameters"  # the first line of the cell that papermill adds
 FIELDS = {name for name in Profile.model_fields if name not in ("name", "title")}
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+LONGEST = 1000  # characters of a text; longer is no name, path or address of anything
 NOTHING = ("none", "null", "~")
 TEXT_FIELDS = {"model", "model_revision", "dataset", "dataset_revision", "split_by", "dtype", "device"}
 
@@ -113,10 +114,10 @@ def takes(notebook: Path) -> Takes:
         source = "".join(cell["source"])
         if "parameters" in cell["metadata"].get("tags", []):
             declared = assignments(source) or {}
-        elif cell["cell_type"] == "code" and "fixed=" in source:
+        elif cell["cell_type"] == "code" and "dm.Chapter(" in source:
             calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-            given = [key.value for call in calls for key in call.keywords if key.arg == "fixed"]
-            fixed |= {name: value for node in given for name, value in ast.literal_eval(node).items()}
+            chapter = next(call for call in calls if getattr(call.func, "attr", "") == "Chapter")
+            fixed = next((ast.literal_eval(key.value) for key in chapter.keywords if key.arg == "fixed"), {})
     return Takes(declared, fixed)
 
 
@@ -190,6 +191,10 @@ def check(chapter: Takes, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, str) and (holder := secrets.held_in(value)):
             raise ParameterError(f"{name} holds the value of {holder}; parameters are stored with a notebook's results")
+        if isinstance(value, str) and not (len(value) <= LONGEST and all(mark.isprintable() for mark in value)):
+            raise ParameterError(
+                f"{name} = {shown(value)}: it must be text on one line, {LONGEST:,} characters at most"
+            )
         own = chapter.declared.get(name)
         if own is None or (name in FIELDS and value is None):
             continue

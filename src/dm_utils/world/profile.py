@@ -97,7 +97,9 @@ class Profile(BaseModel):
         if fitting <= self.d_model + 1:
             raise ParameterError(
                 f"n_contexts = {self.n_contexts}: {fitting} fitting tokens cannot determine {self.d_model} "
-                f"coefficients; give at least {2 * self.d_model // max(self.kept_per_context, 1) + 2} contexts"
+                f"coefficients; give at least {2 * self.d_model // max(self.kept_per_context, 1) + 2} contexts, "
+                f"a longer ctx_len than {self.ctx_len}, a smaller skip than {self.skip}, or a larger fit_fraction than "
+                f"{self.fit_fraction}"
             )
         held_out = 1 - self.fit_fraction
         per_context = held_out * (self.kept_per_context if self.split_by == "token" else self.n_contexts / 2)
