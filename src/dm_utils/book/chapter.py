@@ -40,11 +40,21 @@ def silence_progress() -> None:
     tqdm.__init__ = lambda bar, *given, **options: start(bar, *given, **(options | {"disable": True}))  # type: ignore[method-assign]
 
 
+class Discreet(logging.Formatter):
+    """Messages without secrets: a server may say anything back, and a notebook stores what is shown."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message with the secrets taken out."""
+        return secrets.redact(super().format(record))
+
+
 def show_messages() -> None:
     """Show what the package says while it works: device and dtype, retries, smaller batches."""
     log = logging.getLogger("dm_utils")
     if not log.handlers:
-        log.addHandler(logging.StreamHandler())
+        handler = logging.StreamHandler()
+        handler.setFormatter(Discreet())
+        log.addHandler(handler)
         log.setLevel(logging.INFO)
 
 
