@@ -47,6 +47,10 @@ class LoadError(RuntimeError):
     """Something cannot be loaded; the message says what, why and what to do."""
 
 
+class StoreError(LoadError):
+    """The folder of results cannot be used as it is; the message says what to do."""
+
+
 class BuildError(RuntimeError):
     """The book cannot be built; the message says why and what to do."""
 

@@ -6,11 +6,18 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+DAY = 86400.0
+OWNED = re.compile(r"\..*~(?P<host>[^~]*)~(?P<pid>\d+)~[^~]*")  # a temporary file of a process
+UNOWNED = re.compile(r"\..*\.[a-z0-9_]{8}")
 
 
 def content_key(parts: Mapping[str, Any]) -> str:
@@ -25,10 +32,30 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def temporary_beside(path: Path) -> tuple[int, str]:
+    """Open a temporary file beside `path`, hidden, whose name says which process of which machine writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    owner = f"{platform.node().replace('~', '-')}~{os.getpid()}"
+    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}~{owner}~")
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a file is the temporary of a process that no longer runs; one of another machine is given a day."""
+    old = time.time() - path.stat().st_mtime > DAY
+    owned = OWNED.fullmatch(path.name)
+    if owned is None or owned["host"] != platform.node().replace("~", "-"):
+        return old and bool(owned or UNOWNED.fullmatch(path.name))
+    import psutil
+
+    try:
+        return psutil.Process(int(owned["pid"])).create_time() > path.stat().st_mtime + 1  # the number is another's now
+    except psutil.NoSuchProcess:
+        return True
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write to a temporary file beside `path`, then move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = temporary_beside(path)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -19,6 +19,7 @@ PLUMBING = {
     "world.hub",
     "world.memory",
     "world.needs",
+    "engine.housekeeping",
     "engine.store",
     "engine.sources",
 }  # what fetches and keeps, and cannot change a number

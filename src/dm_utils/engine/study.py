@@ -180,7 +180,11 @@ class Study:
         p, hooks = self.profile, [self.hook_name(*where) for where in missing]
         with contextlib.ExitStack() as stack:
             arrays = [
-                stack.enter_context(self.store.mapping("activations", self._site_key(*where), self._shape(*where)))
+                stack.enter_context(
+                    self.store.mapping(
+                        "activations", self._site_key(*where), self._shape(*where), by=(models.__name__,)
+                    )
+                )
                 for where in missing
             ]
             batches = models.activations(self.model, self.contexts, hooks, p.batch)
