@@ -1,5 +1,6 @@
 """The `dm` command: its parameters, its messages, and notebooks cleared for a commit."""
 
+import platform
 import shlex
 import shutil
 import socket
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import typer
 import yaml
@@ -16,6 +18,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
 from dm_utils.book.cli import app, read_values
+from dm_utils.engine.store import Store
 
 RUN = CliRunner()
 
@@ -84,3 +87,39 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
         result = RUN.invoke(app, ["serve", "--port", str(port)])
     assert result.exit_code == 1
     assert f"port {port} cannot be listened on" in result.output and f"--port {port + 1}" in result.output
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Store:
+    """A store with a good entry, one that is damaged, and the temporary file of a run that was killed."""
+    store = Store(tmp_path / "store")
+    by = ("dm_utils.base.words",)
+    for name in ("good", "bad"):
+        key = store.full_key({"sae": name}, by)
+        store.save("measurements", key, {"value": 1}, {"rows": np.arange(1000.0)}, by)
+    next(store.root.glob(f"measurements/{store.path('', key).stem}.*.safetensors")).write_bytes(b"x")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (store.root / f"measurements/.a.json~{platform.node()}~{dead.pid}~abc").write_bytes(b"0" * 5_000_000)
+    return store
+
+
+def test_the_store_is_listed_checked_and_pruned(kept: Store) -> None:
+    where = ["--store", str(kept.root)]
+    listed = RUN.invoke(app, ["store", "list", *where]).output
+    assert (
+        "good" in listed and "base.words" in listed and "2 entries" in listed and "5.0 MB of temporary files" in listed
+    )
+    checked = RUN.invoke(app, ["store", "check", *where])
+    assert checked.exit_code == 1 and "1 of 2 entries are damaged" in checked.output
+    before = sorted(kept.root.rglob("*"))
+    assert "0 entries, 0.0 MB, would be removed" in RUN.invoke(app, ["store", "prune", "--dry-run", *where]).output
+    assert sorted(kept.root.rglob("*")) == before
+    assert "2 entries" in RUN.invoke(app, ["store", "prune", "--older-than", "0", *where]).output
+    assert not [path for path in kept.root.rglob("*") if path.is_file()]
+
+
+def test_a_store_that_is_a_file_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("")
+    result = RUN.invoke(app, ["store", "list", "--store", str(tmp_path / "store")])
+    assert result.exit_code == 1 and "is a file" in result.output and "Traceback" not in result.output

@@ -23,6 +23,7 @@ from dm_utils.base.errors import BuildError, Stopped, require
 from dm_utils.book import execution, parameters
 from dm_utils.book.execution import Kernels
 from dm_utils.book.layout import Layout, chapters
+from dm_utils.engine.store import Store
 
 FACE_ONLY = {
     f"book/{name}.py" for name in ("build", "cli", "execution", "layout", "site")
@@ -140,6 +141,7 @@ def sweep(layout: Layout) -> None:
         if not (owner.isdigit() and psutil.pid_exists(int(owner))):
             path.unlink(missing_ok=True)
     shutil.rmtree(layout.build / "marked", ignore_errors=True)
+    Store(os.environ.get("DM_STORE", layout.store)).sweep()
 
 
 def is_current(record: Path, key: str) -> bool:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dm_utils.base.errors import BuildError, LoadError, ParameterError, require, shown
 from dm_utils.base.secrets import redact
+
+if TYPE_CHECKING:
+    from dm_utils.engine.store import Store
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The dark-matter book: build it, run it, serve it.")
 ProfileOption = Annotated[str, typer.Option("--profile", help="What to study: a profile's name (see `dm profiles`).")]
@@ -142,6 +148,72 @@ def export(
     )
     if lacking:
         typer.echo(f"Without results: {', '.join(lacking)}")
+
+
+store_app = typer.Typer(no_args_is_help=True, help="The kept results: list them, check them, remove what is of no use.")
+app.add_typer(store_app, name="store")
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", help="The folder of results; by default DM_STORE, else the checkout's.")
+]
+
+
+@contextlib.contextmanager
+def opened(folder: Path | None) -> Iterator[Store]:
+    """The store that a command works on; what is wrong with it is said in one line."""
+    from dm_utils.book.layout import Layout
+    from dm_utils.engine.store import Store
+
+    try:
+        yield Store(folder or os.environ.get("DM_STORE") or Layout.find().store)
+    except (BuildError, LoadError, ParameterError) as error:
+        stop(error)
+
+
+@store_app.command("list")
+def list_store(store: StoreOption = None) -> None:
+    """List what is kept: kind, size, days since it was used, what computed it, and whether today's code would ask for it."""
+    from dm_utils.engine import housekeeping
+
+    with opened(store) as found:
+        table = housekeeping.listing(found)
+        if len(table):
+            typer.echo(table.to_string(index=False, float_format=lambda value: f"{value:.1f}", max_colwidth=60))
+        left = sum(path.stat().st_size for path in housekeeping.abandoned(found))
+        typer.echo(f"{len(table)} entries, {table['MB'].sum():.1f} MB, in {found.root}")
+        if left:
+            typer.echo(f"{left / 1e6:.1f} MB of temporary files of killed runs: `dm store prune` removes them")
+
+
+@store_app.command("check")
+def check_store(store: StoreOption = None) -> None:
+    """Read every entry as a study would, checksums included; fails if one is damaged."""
+    from dm_utils.engine import housekeeping
+
+    with opened(store) as found:
+        problems = housekeeping.check(found)
+        for problem in problems:
+            typer.echo(problem)
+        typer.echo(f"{len(problems)} of {len(housekeeping.entries(found))} entries are damaged, in {found.root}")
+    if problems:
+        raise typer.Exit(1)
+
+
+@store_app.command("prune")
+def prune_store(
+    store: StoreOption = None,
+    older_than: Annotated[float | None, typer.Option(min=0, help="Also what was not used for so many days.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
+) -> None:
+    """Remove what is damaged, what today's code would not ask for, and what killed runs left."""
+    from dm_utils.engine import housekeeping
+
+    with opened(store) as found:
+        size = {entry: entry.size for entry in housekeeping.prune(found, older_than, dry_run=True)}
+        gone = housekeeping.prune(found, older_than, dry_run)
+        freed = sum(size.get(entry, 0) for entry in gone) / 1e6
+        typer.echo(
+            f"{len(gone)} entries, {freed:.1f} MB, {'would be' if dry_run else 'were'} removed from {found.root}"
+        )
 
 
 @app.command()
