@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from dm_utils.book.build import Layout
+from dm_utils.book.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[1]
 TOC = """\

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+TESTS = Path(__file__).resolve().parent
 LARGE = (".safetensors", ".npz", ".zst", ".bin")  # what the hub keeps as large files, listed by SHA-256
 ERRORS = {  # status and X-Error-Code of the hub's refusals
     "unauthorized": (401, "RepoNotFound"),
@@ -30,7 +31,7 @@ ERRORS = {  # status and X-Error-Code of the hub's refusals
 
 @dataclass
 class Fault:
-    """What goes wrong, for requests whose path matches, so many times: a key of ERRORS, or truncate, corrupt, slow."""
+    """What goes wrong, for requests whose path matches, so many times: a key of ERRORS, or truncate, corrupt, slow, echo."""
 
     what: str
     path: str
@@ -111,13 +112,14 @@ class Hub:
         fresh = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
         fresh |= {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
         fresh |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-        return fresh | {"PYTHONPATH": str(Path(__file__).parent)}
+        here = [str(TESTS), str(TESTS.parent / "src"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        return fresh | {"PYTHONPATH": os.pathsep.join(path for path in here if path)}
 
     def fault_for(self, command, path):
         """The first fault that applies to a request, used up by one. What spoils contents waits for a GET."""
         with self.lock:
             for fault in self.faults:
-                applies = fault.what in ERRORS or (command == "GET" and "/resolve/" in path)
+                applies = fault.what in (*ERRORS, "echo") or (command == "GET" and "/resolve/" in path)
                 if fault.times > 0 and applies and re.search(fault.path, path):
                     fault.times -= 1
                     return fault.what
@@ -149,6 +151,8 @@ class Answers(BaseHTTPRequestHandler):
         path, query = urllib.parse.unquote(url.path), urllib.parse.parse_qs(url.query)
         self.served.requests.append((self.command, path, self.headers.get("Range")))
         fault = self.served.fault_for(self.command, path)
+        if fault == "echo":
+            return self.echo()
         if fault in ERRORS:
             return self.refuse(*ERRORS[fault])
         api = re.fullmatch(
@@ -182,6 +186,12 @@ class Answers(BaseHTTPRequestHandler):
     def refuse(self, status, code):
         """Send one of the hub's refusals."""
         self.send(status, b"{}", {"X-Error-Code": code} if code else {"Retry-After": "0"} if status == 429 else {})
+
+    def echo(self):
+        """Refuse by saying back what should stay between the two: the token."""
+        said = self.headers.get("Authorization", "no token")
+        body = json.dumps({"error": said, "said": [said.removeprefix("Bearer ")]}).encode()
+        self.send(400, body, {"X-Error-Message": said, "Content-Type": "application/json", "X-Request-Id": said[7:]})
 
     def send(self, status, body, headers):
         """Send a whole answer."""

@@ -18,6 +18,7 @@ _HOME = {
     "Profile": "world.profile",
     "Store": "engine.store",
     "Study": "engine.study",
+    "check_range": "base.errors",
     "decompose": "maths.decomposition",
     "decompose_sae": "engine.own",
     "gradient_pursuit": "maths.pursuit",

@@ -14,8 +14,9 @@ from demo import ROOT, make_checkout
 from playwright.sync_api import Browser, Page
 from site_browser import Visit, find_browser, launch, serve, visit
 
-from dm_utils.book.build import build_site, execute_chapters
+from dm_utils.book.build import execute_chapters
 from dm_utils.book.chapter import COLUMNS
+from dm_utils.book.site import build_site
 
 BOOK = ROOT / "_build/html"
 DEMO = "notebooks/demo.html"

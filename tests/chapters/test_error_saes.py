@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dm_utils as dm
-from dm_utils.book.chapter import assigned_literals
+from dm_utils.book.parameters import assigned_literals
 from dm_utils.chapters.s05_2_saes_on_error import runs as error_sae_runs
 from dm_utils.chapters.s05_2_saes_on_error import training as error_saes
 from dm_utils.chapters.s05_2_saes_on_error.experiment import ErrorSaeStudy, precompute

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import string
 from collections.abc import Iterable
 
@@ -58,6 +59,13 @@ def interval(value: float, low: float | None = None, high: float | None = None) 
 def escape(text: object) -> str:
     """Return text that stays text in HTML and in Markdown, whatever tokens it holds: punctuation becomes entities."""
     return "".join(f"&#{ord(mark)};" if mark in string.punctuation else mark for mark in str(text))
+
+
+def code(text: object) -> str:
+    """Return text as code in Markdown; no back-tick or line break in it ends the span."""
+    inside = " ".join(str(text).split())
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", inside)), default=0))
+    return f"{fence} {inside} {fence}" if inside.startswith("`") or inside.endswith("`") else f"{fence}{inside}{fence}"
 
 
 def how_many(count: int, total: int) -> str:

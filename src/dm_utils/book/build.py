@@ -1,4 +1,4 @@
-"""Build the book: execute every chapter through papermill, then turn pages and executed chapters into a site."""
+"""Execute every chapter through papermill, once per content: a key of all that a result depends on stands beside it."""
 
 from __future__ import annotations
 
@@ -7,87 +7,30 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
+import psutil
 from tqdm import tqdm
 
-FACE_ONLY = {"book/build.py", "book/cli.py", "charts/static/draw_charts.js"}  # what no chapter's result depends on
+from dm_utils.base import secrets
+from dm_utils.base.errors import BuildError, Stopped, require
+from dm_utils.book import execution, parameters
+from dm_utils.book.execution import Kernels
+from dm_utils.book.layout import Layout, chapters
+from dm_utils.engine.store import Store
+
+FACE_ONLY = {
+    f"book/{name}.py" for name in ("build", "cli", "execution", "layout", "site")
+}  # what no chapter's result depends on
+FACE_ONLY |= {"charts/static/draw_charts.js"}
+RUNNING = ".running.ipynb"  # how the name of a copy ends while its chapter runs, after the process that runs it
 LAST = {"results", "scoreboard"}  # pages about the other chapters' results, and about the published ones
-
-
-class BuildError(RuntimeError):
-    """The book cannot be built; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where everything is, from the root of the checkout and the profile that is built."""
-
-    root: Path
-    profile: str = "lab"
-
-    @classmethod
-    def find(cls, profile: str = "lab", start: Path | None = None) -> Layout:
-        """Find the checkout that holds the working directory."""
-        start = (start or Path.cwd()).resolve()
-        for folder in (start, *start.parents):
-            if (folder / "_config.yml").exists() and (folder / "book/_toc.yml").exists():
-                return cls(folder, profile)
-        raise BuildError(f"{start} is not inside a checkout of the book: no _config.yml and book/_toc.yml above it")
-
-    @property
-    def build(self) -> Path:
-        """Everything that is generated."""
-        return self.root / "_build"
-
-    @property
-    def executed(self) -> Path:
-        """Executed copies of the chapters under this profile, their keys and their tables."""
-        return self.build / "executed" / self.profile
-
-    @property
-    def store(self) -> Path:
-        """Measurements that chapters share."""
-        return self.build / "store"
-
-    @property
-    def source(self) -> Path:
-        """What Sphinx reads: the book's pages and the executed chapters."""
-        return self.build / "source"
-
-    @property
-    def html(self) -> Path:
-        """The built site."""
-        return self.build / "html"
-
-
-def chapters(layout: Layout) -> list[str]:
-    """Return the chapters in reading order, as ``book/_toc.yml`` lists them.
-
-    Raises
-    ------
-    BuildError
-        If the list and the folder of notebooks disagree.
-    """
-    toc = yaml.safe_load((layout.root / "book/_toc.yml").read_text())
-    files = [toc["root"], *(entry["file"] for part in toc["parts"] for entry in part["chapters"])]
-    listed = [name.removeprefix("notebooks/") for name in files if name.startswith("notebooks/")]
-    present = {path.stem for path in (layout.root / "notebooks").glob("*.ipynb")}
-    if set(listed) != present:
-        raise BuildError(
-            f"book/_toc.yml and notebooks/ disagree; only in the list: {sorted(set(listed) - present)}, "
-            f"only in the folder: {sorted(present - set(listed))}"
-        )
-    return listed
 
 
 def digest(*parts: bytes) -> str:
@@ -133,6 +76,7 @@ def kernel_environment(tables: Path, store: Path, jobs: int) -> Iterator[None]:
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     fresh = {"DM_TABLES": str(tables), "DM_BOOK": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": threads}
     fresh |= {"DM_STORE": os.environ.get("DM_STORE", str(store))}
+    fresh |= dict.fromkeys(("NO_PROXY", "no_proxy"), secrets.loopback_is_direct())
     fresh |= {"TOKENIZERS_PARALLELISM": "false", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     # Threads that wait by spinning take the processor from each other wherever chapters, or anything else, share it.
     fresh |= {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
@@ -156,7 +100,14 @@ def for_reading(notebook: dict[str, Any]) -> dict[str, Any]:
     return notebook
 
 
-def execute(notebook: Path, target: Path, parameters: Mapping[str, Any], bar: int = 0) -> float:
+def execute(
+    notebook: Path,
+    target: Path,
+    values: Mapping[str, Any],
+    bar: int = 0,
+    kernels: Kernels | None = None,
+    timeout: int | None = None,
+) -> float:
     """Execute one notebook through papermill into ``target`` in one step; return the seconds that it took.
 
     Raises
@@ -164,27 +115,34 @@ def execute(notebook: Path, target: Path, parameters: Mapping[str, Any], bar: in
     BuildError
         With the failing cell and its error; the partly executed copy stays beside the target for inspection.
     """
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_suffix(".running.ipynb")
-    options: dict[str, Any] = {"kernel_name": "python3", "cwd": str(notebook.parents[1]), "start_timeout": 120}
-    options["progress_bar"] = {"desc": notebook.stem, "position": bar, "leave": False, "mininterval": 1}
-    options["extra_arguments"] = ["--IPKernelApp.log_level=ERROR"]
+    fresh, failed = target.with_suffix(f".{os.getpid()}{RUNNING}"), target.with_suffix(".failed.ipynb")
+    options: dict[str, Any] = {"desc": notebook.stem, "position": bar, "leave": False, "mininterval": 1}
     start = time.monotonic()
     try:
-        papermill.execute_notebook(str(notebook), str(fresh), dict(parameters), **options)
-    except PapermillExecutionError as error:
-        failed = target.with_suffix(".failed.ipynb")
-        os.replace(fresh, failed)
-        raise BuildError(
-            f"{notebook.stem} failed in cell {error.cell_index}:\n\n{error.source}\n\n{error.ename}: {error.evalue}\n"
-            f"(the copy with the whole traceback: {failed})"
-        ) from None
-    fresh.write_text(json.dumps(for_reading(json.loads(fresh.read_text())), indent=1, ensure_ascii=False))
-    os.replace(fresh, target)
+        execution.run(notebook, fresh, values, kernels or Kernels(), progress_bar=options, execution_timeout=timeout)
+        fresh.write_text(json.dumps(for_reading(json.loads(fresh.read_text())), indent=1, ensure_ascii=False))
+        os.replace(fresh, target)
+    except Stopped:
+        raise
+    except BuildError as error:
+        if fresh.exists():
+            os.replace(fresh, failed)
+        raise BuildError(f"{notebook.stem} {error}\n(the copy with the whole traceback: {failed})") from None
+    finally:
+        fresh.unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
     return time.monotonic() - start
+
+
+def sweep(layout: Layout) -> None:
+    """Remove what killed runs left half-written; what belongs to a process that lives stays."""
+    for path in layout.build.glob(f"*/*/*{RUNNING}"):
+        owner = path.name.removesuffix(RUNNING).rpartition(".")[2]
+        if not (owner.isdigit() and psutil.pid_exists(int(owner))):
+            path.unlink(missing_ok=True)
+    shutil.rmtree(layout.build / "marked", ignore_errors=True)
+    Store(os.environ.get("DM_STORE", layout.store)).sweep()
 
 
 def is_current(record: Path, key: str) -> bool:
@@ -197,17 +155,21 @@ def is_current(record: Path, key: str) -> bool:
         return False
 
 
-def refresh(layout: Layout, name: str, parameters: Mapping[str, Any], shared: str, slots: list[int]) -> str:
+def refresh(
+    layout: Layout, name: str, given: Mapping[str, Any], shared: str, run: Callable[..., float], slots: list[int]
+) -> str:
     """Execute a chapter unless its stored copy is current; return a line that says which."""
     notebook, target = layout.root / f"notebooks/{name}.ipynb", layout.executed / f"{name}.ipynb"
     record = target.with_suffix(".json")
-    key = chapter_key(notebook, parameters, shared)
+    key = chapter_key(notebook, given, shared)
     if is_current(record, key):
         return f"{name}: unchanged"
     record.unlink(missing_ok=True)
     slot = slots.pop()
-    seconds = execute(notebook, target, parameters, slot)
-    slots.append(slot)
+    try:
+        seconds = run(notebook, target, given, slot)
+    finally:
+        slots.append(slot)
     written = [*layout.executed.glob(f"tables/{name}*.csv"), *layout.executed.glob(f"tables/{name}/*")]
     tables = [path.relative_to(layout.executed).as_posix() for path in written]
     fresh = record.with_suffix(".tmp")
@@ -216,81 +178,54 @@ def refresh(layout: Layout, name: str, parameters: Mapping[str, Any], shared: st
     return f"{name}: executed in {seconds:.0f} s"
 
 
-def execute_chapters(layout: Layout, parameters: Mapping[str, Any], jobs: int = 1) -> None:
-    """Bring every chapter's executed copy up to date, with a bar for each running chapter and one for all."""
-    names, shared = chapters(layout), shared_key(layout)
-    slots = list(range(jobs, 0, -1))
-    work = partial(refresh, layout, parameters=parameters, slots=slots)
+def shares(layout: Layout, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parameters for each chapter: those of the given ones that it takes, read by its own types and checked.
+
+    Raises
+    ------
+    ParameterError : a value that a chapter refuses, or a name that no chapter takes.
+    """
+    taken = {name: parameters.takes(layout.root / f"notebooks/{name}.ipynb") for name in chapters(layout)}
+    for name in given:
+        require(name, sorted({name for one in taken.values() for name in one.allowed}), "parameter")
+    return {
+        name: parameters.read(one, {key: value for key, value in given.items() if key in one.allowed})
+        for name, one in taken.items()
+    }
+
+
+def execute_chapters(
+    layout: Layout, given: Mapping[str, Any], jobs: int = 1, timeout: int | None = None
+) -> dict[str, str]:
+    """Bring every chapter's executed copy up to date; return those that failed, with one line each that says why.
+
+    Parameters are checked for all chapters before the first one runs. A chapter that fails stops no other.
+    """
+    mine, shared, failed = shares(layout, given), shared_key(layout), {}
+    sweep(layout)
     with (
         kernel_environment(layout.executed / "tables", layout.store, jobs),
-        tqdm(total=len(names), desc="chapters", unit="chapter", position=0) as overall,
-        ThreadPoolExecutor(jobs) as pool,
+        tqdm(total=len(mine), desc="chapters", unit="chapter", position=0) as overall,
+        execution.workers(jobs) as (pool, kernels),
     ):
-        try:
-            for last in (False, True):
-                key = digest(shared.encode(), results_key(layout).encode()) if last else shared
-                pending = [pool.submit(work, name, shared=key) for name in names if (name in LAST) == last]
-                for done in as_completed(pending):
-                    overall.write(done.result())
-                    overall.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        run = partial(execute, kernels=kernels, timeout=timeout)
+        work = partial(refresh, layout, run=run, slots=list(range(jobs, 0, -1)))
+        for last in (False, True):
+            key = digest(shared.encode(), results_key(layout).encode()) if last else shared
+            names = [name for name in mine if (name in LAST) == last]
+            pending = {pool.submit(work, name, mine[name], key): name for name in names}
+            for done in as_completed(pending):
+                try:
+                    line = done.result()
+                except BuildError as error:
+                    line = failed[pending[done]] = str(error).splitlines()[0]
+                overall.write(line)
+                overall.update()
+    return failed
 
 
 def results_key(layout: Layout) -> str:
     """Hash what the pages of `LAST` show: the chapters' tables of this build, and the published files."""
     tables = [path for path in sorted((layout.executed / "tables").glob("*.csv")) if path.stem not in LAST]
-    published = sorted((layout.root / "src/dm_utils/book/results").glob("*.json"))
+    published = sorted((layout.root / "src/dm_utils/book/results").glob("*.parquet"))
     return digest(*(path.name.encode() + path.read_bytes() for path in [*tables, *published]))
-
-
-def stage(layout: Layout) -> None:
-    """Lay out what Sphinx reads, touching only what changed so that Sphinx rereads only that."""
-    wanted = {path.relative_to(layout.root / "book"): path for path in sorted((layout.root / "book").rglob("*"))}
-    wanted = {name: path for name, path in wanted.items() if path.is_file() and name.parts[0] != "_ext"}
-    wanted |= {Path(f"notebooks/{name}.ipynb"): layout.executed / f"{name}.ipynb" for name in chapters(layout)}
-    tables = [path for kind in ("*.csv", "*/*") for path in (layout.executed / "tables").glob(kind)]
-    wanted |= {Path("_extra") / path.relative_to(layout.executed): path for path in tables}
-    (layout.source / "_extra").mkdir(parents=True, exist_ok=True)
-    for name, path in wanted.items():
-        target = layout.source / name
-        if not target.exists() or target.read_bytes() != path.read_bytes():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-    for path in [path for path in layout.source.rglob("*") if path.is_file()]:
-        if path.relative_to(layout.source) not in wanted:
-            path.unlink()
-
-
-def build_site(layout: Layout) -> None:
-    """Turn the staged pages into ``_build/html``; any warning stops the build."""
-    stage(layout)
-    config = [
-        layout.root / "_config.yml",
-        layout.root / "book/_toc.yml",
-        layout.root / "src/dm_utils/charts/static/draw_charts.js",
-        *sorted(path for name in ("_ext", "_templates") for path in (layout.root / "book" / name).rglob("*.*")),
-    ]
-    key, stamp = digest(*[path.read_bytes() for path in config]), layout.build / "site.key"
-    if not stamp.exists() or stamp.read_text() != key:
-        for folder in (layout.html, layout.build / ".doctrees"):
-            shutil.rmtree(folder, ignore_errors=True)
-    stamp.unlink(missing_ok=True)  # a build that fails leaves no stamp, so the next one starts afresh
-    program = str(Path(sys.executable).with_name("jupyter-book"))
-    command = [program, "build", str(layout.source), "--path-output", str(layout.root)]
-    command += ["--config", str(layout.root / "_config.yml"), "--toc", str(layout.source / "_toc.yml")]
-    command += ["-W", "--keep-going", "-n", "-q"]
-    environment = {"DM_ASSETS": str(layout.build / "assets")} | os.environ
-    if subprocess.run(command, cwd=layout.root, env=environment, check=False).returncode:
-        raise BuildError("Sphinx reported warnings or errors, shown above; the book is built with warnings as errors")
-    stamp.write_text(key)
-
-
-def build_book(profile: str = "lab", parameters: Mapping[str, Any] | None = None, jobs: int = 1) -> Path:
-    """Execute what changed, build the site and return its folder."""
-    layout = Layout.find(profile)
-    injected = dict(parameters or {}) | ({} if profile == "lab" else {"profile": profile})
-    execute_chapters(layout, injected, jobs)
-    build_site(layout)
-    return layout.html

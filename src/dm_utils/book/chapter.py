@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import html
 import logging
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from dm_utils.base.errors import ParameterError, require
+from dm_utils.base import secrets
+from dm_utils.base.errors import require
+from dm_utils.base.words import code, escape
+from dm_utils.book import parameters
 from dm_utils.book.display import table_html
 from dm_utils.book.paper import VALUES, comparison, reported
-from dm_utils.world.profile import Profile
-from dm_utils.world.profiles import load_profile
 
 if TYPE_CHECKING:
     import altair as alt
@@ -29,59 +30,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ["chapter", "figure", "profile", "model", "hook_name", "sae_id", "d_sae", "l0", "metric", "value", "ci_low"]
 COLUMNS += ["ci_high", "paper_value", "sae_revision", "model_revision", "dataset_revision"]
-INJECTED = "# Parameters"  # the first line of the cell that papermill adds
-
-
-def assigned_literals(source: str) -> dict[str, Any] | None:
-    """Return what a cell assigns if it does nothing but assign literals (as a ``parameters`` cell does), else None."""
-    try:
-        statements = ast.parse(source).body
-        pairs = {}
-        for statement in statements:
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-                pairs[statement.target.id] = ast.literal_eval(statement.value)
-            elif isinstance(statement, ast.Assign) and all(isinstance(name, ast.Name) for name in statement.targets):
-                value = ast.literal_eval(statement.value)
-                pairs |= {name.id: value for name in statement.targets if isinstance(name, ast.Name)}
-            else:
-                return None
-    except (SyntaxError, ValueError):
-        return None
-    return pairs
-
-
-def read_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a notebook's parameters, having refused those that it does not declare or whose type is wrong.
-
-    Raises
-    ------
-    ParameterError
-        Naming the parameter, what was given, what is allowed and the nearest valid name.
-    """
-    declared: dict[str, Any] = {}
-    injected: set[str] = set()
-    for source in namespace.get("In", []):
-        pairs = assigned_literals(source) or {}
-        if source.startswith(INJECTED):
-            injected |= pairs.keys()
-        else:
-            declared = pairs | declared
-    fields = {name for name in Profile.model_fields if name not in ("name", "title")}
-    allowed = sorted({"profile"} | fields | declared.keys(), key=lambda name: (name not in declared, name))
-    for name in injected:
-        require(name, allowed, "parameter")
-    names = declared.keys() | injected if "In" in namespace else namespace.keys() & ({"profile"} | fields)
-    for name in names - fields:
-        check_type(name, namespace[name], declared.get(name))
-    return {name: namespace[name] for name in sorted(names)}
-
-
-def check_type(name: str, given: Any, default: Any) -> None:
-    """Refuse a value whose type differs from the chapter's own default."""
-    if default is None or type(given) is type(default) or (type(given) is int and type(default) is float):
-        return
-    kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(type(default), "a list")
-    raise ParameterError(f"{name} = {given!r}: it must be {kind}; the chapter's own value is {default!r}")
 
 
 def silence_progress() -> None:
@@ -92,12 +40,27 @@ def silence_progress() -> None:
     tqdm.__init__ = lambda bar, *given, **options: start(bar, *given, **(options | {"disable": True}))  # type: ignore[method-assign]
 
 
+class Discreet(logging.Formatter):
+    """Messages without secrets: a server may say anything back, and a notebook stores what is shown."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message with the secrets taken out."""
+        return secrets.redact(super().format(record))
+
+
 def show_messages() -> None:
     """Show what the package says while it works: device and dtype, retries, smaller batches."""
     log = logging.getLogger("dm_utils")
     if not log.handlers:
-        log.addHandler(logging.StreamHandler())
+        handler = logging.StreamHandler()
+        handler.setFormatter(Discreet())
+        log.addHandler(handler)
         log.setLevel(logging.INFO)
+
+
+def notebook_shell() -> Any:
+    """The shell of the notebook that runs, or None; looks only where one can be."""
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 
 class Chapter:
@@ -109,21 +72,24 @@ class Chapter:
         The notebook's name without its suffix.
     namespace : mapping
         The notebook's ``globals()``, called right after the ``parameters`` cell.
+    fixed : mapping
+        Parameters that this chapter settles itself.
 
     Raises
     ------
     ParameterError
         If a parameter is unknown, of the wrong type or out of range; before PyTorch or any model is loaded.
 
+    What is `fixed` holds whatever is injected, and no such parameter is taken unless the chapter declares it.
     A `profile` of None is the one that the environment variable ``DM_PROFILE`` names (in Colab, what fits its GPU), else the lab.
     """
 
-    def __init__(self, name: str, namespace: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, namespace: Mapping[str, Any], fixed: Mapping[str, Any] | None = None) -> None:
+        secrets.guard(notebook_shell())
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = secrets.loopback_is_direct()
         self.name = name
-        self.parameters = read_parameters(namespace)
-        overrides = {key: value for key, value in self.parameters.items() if key in Profile.model_fields}
-        named = self.parameters.get("profile")
-        self.profile = load_profile(os.environ.get("DM_PROFILE", "lab") if named is None else named, **overrides)
+        self.parameters = parameters.in_notebook(namespace, fixed or {})
+        self.profile = parameters.study_profile(self.parameters)
         self.rows: list[dict[str, Any]] = []
         if self.in_book:
             silence_progress()
@@ -134,7 +100,7 @@ class Chapter:
         p = self.profile
         kept = p.n_contexts * p.kept_per_context
         return (
-            f"*This run: {p.title} (profile `{p.name}`), layer {p.layer}, {p.n_contexts} contexts of {p.ctx_len} tokens, "
+            f"*This run: {escape(p.title)} (profile {code(p.name)}), layer {p.layer}, {p.n_contexts} contexts of {p.ctx_len} tokens, "
             f"{kept:,} of them kept.*"
         )
 

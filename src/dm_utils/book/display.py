@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Any
 
-from dm_utils.base.words import LABELS, escape, interval, label, number
+from dm_utils.base.words import LABELS, code, escape, interval, label, number
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LABELS", "escape", "interval", "label", "markdown", "number", "show_table", "table_html"]
+__all__ = ["LABELS", "code", "escape", "interval", "label", "markdown", "number", "show_table", "table_html"]
 SHORT = 26  # characters: a cell up to this long, such as an estimate with its interval, is not broken over lines
 
 

@@ -21,7 +21,8 @@ from dm_utils import __version__
 from dm_utils.base.errors import ParameterError
 from dm_utils.base.files import write_atomic
 from dm_utils.base.words import interval, label, number
-from dm_utils.book.chapter import COLUMNS, assigned_literals
+from dm_utils.book.chapter import COLUMNS
+from dm_utils.book.parameters import assigned_literals
 from dm_utils.world.profiles import load_profile, profile_names
 
 FOLDER = Path(__file__).parent / "results"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dm_utils.base.errors import ParameterError
+from dm_utils.base.errors import LoadError, ParameterError, shown
 from dm_utils.world import hub
 from dm_utils.world.profile import Profile
 
@@ -24,7 +24,10 @@ def model_sizes(model: str, revision: str | None = None) -> dict[str, int]:
     LoadError : the hub does not give the file.
     """
     folder = Path(model).expanduser()
-    folder = folder if folder.is_dir() else hub.fetch(model, revision, ["config.json"])
+    try:
+        folder = folder if folder.is_dir() else hub.fetch(model, revision, ["config.json"])
+    except LoadError as error:
+        raise LoadError(f"model = {shown(model)}: {error}") from error
     path = folder / "config.json"
     if not path.exists():
         raise ParameterError(
@@ -86,6 +89,10 @@ def by_component(releases: Any) -> Any:
 
     found: dict[str, tuple[str, ...]] = {}
     for name in names:
-        for part in dict.fromkeys(ref.component for ref in release_catalog(name)):
+        try:
+            parts = dict.fromkeys(ref.component for ref in release_catalog(name))
+        except ParameterError as error:
+            raise ParameterError(f"releases = {shown(name)}: {error}") from None
+        for part in parts:
             found[part] = (*found.get(part, ()), name)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dm_utils.base.errors import ParameterError, require
+from dm_utils.base.errors import ParameterError, require, shown
 from dm_utils.world.profile import Profile
 
 _GEMMA = {
@@ -135,12 +135,21 @@ def load_profile(name: str = "lab", **overrides: Any) -> Profile:
     ParameterError : unknown profile or field, wrong type, or a value outside what the model allows.
     """
     if not isinstance(name, str):
-        raise ParameterError(f"profile = {name!r}: it must be one of {', '.join(_PROFILES)}")
+        raise ParameterError(f"profile = {shown(name)}: it must be one of {', '.join(_PROFILES)}")
     require(name, _PROFILES, "profile")
     shipped = Profile(name=name, **_PROFILES[name])
     given = {field: value for field, value in overrides.items() if value is not None}
+    _keep_sizes(shipped, given)
     if given.keys() & {"model", "releases"}:
         from dm_utils.world.own_profile import complete
 
         given = complete(shipped, given)
     return shipped.with_overrides(**given)
+
+
+def _keep_sizes(shipped: Profile, given: dict[str, Any]) -> None:
+    """Refuse sizes that contradict the model whose weights are here; another model brings its own."""
+    for name in ("n_layers", "d_model"):
+        own = getattr(shipped, name)
+        if given.get("model", shipped.model) == "lab" and name in given and given[name] != own:
+            raise ParameterError(f"{name} = {shown(given[name])}: it must be {own}, as {shipped.title} has it")

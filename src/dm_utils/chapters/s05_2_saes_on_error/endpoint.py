@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import SecretStr
 
+from dm_utils.base.errors import ParameterError, shown
 from dm_utils.engine.store import Store
 
 log = logging.getLogger(__name__)
@@ -72,20 +73,23 @@ class EndpointConfig:
     longest_wait: float = 60.0
 
     def __post_init__(self) -> None:
-        url = httpx.URL(self.base_url)
+        try:
+            url = httpx.URL(self.base_url)
+        except httpx.InvalidURL as error:
+            raise ParameterError(f"endpoint = {shown(self.base_url)}: {error}") from None
         if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError(
-                "base_url must look like 'https://host/v1'; the one given has no http(s) scheme or no host"
+            raise ParameterError(
+                "endpoint: base_url must look like 'https://host/v1'; the one given has no http(s) scheme or no host"
             )
         if url.userinfo or url.query:
-            raise ValueError(
-                "base_url must not carry a user name, a password or a query: they would be stored and printed; "
+            raise ParameterError(
+                "endpoint: base_url must not carry a user name, a password or a query: they would be stored and printed; "
                 f"put the key into the environment variable {KEY_VARIABLES[0]}"
             )
         if not self.model:
-            raise ValueError("model is empty; give the name under which the endpoint serves it")
+            raise ParameterError("endpoint_model: model is empty; give the name under which the endpoint serves it")
         if self.concurrency < 1 or self.max_retries < 0 or self.malformed_retries < 0 or self.timeout <= 0:
-            raise ValueError(
+            raise ParameterError(
                 f"concurrency {self.concurrency} and timeout {self.timeout} must be positive, max_retries "
                 f"{self.max_retries} and malformed_retries {self.malformed_retries} at least 0"
             )
