@@ -26,9 +26,12 @@ FACES = ("charts", "findings")  # of a chapter: what it draws and says
 
 
 @cache
-def source_digest(modules: tuple[str, ...]) -> str:
-    """Hash the code of modules (full names) and of everything of the project that they import, lazily or for types too."""
-    found = sorted(closure(modules))
+def source_digest(modules: tuple[str, ...], follow: bool = True) -> str:
+    """Hash the code of modules (full names) and of everything of the project that they import, lazily or for types too.
+
+    Without `follow`, of these modules alone: what is dear to compute again names its recipe module by module.
+    """
+    found = sorted(closure(modules) if follow else modules)
     return hashlib.sha256(repr([(name, _code(name)) for name in found]).encode()).hexdigest()[:16]
 
 

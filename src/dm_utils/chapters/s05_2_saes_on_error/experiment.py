@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from dm_utils.chapters.s05_2_saes_on_error.runs import SHIPPED, ErrorSaeRuns
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, Plan
+from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, WindowPlan
 from dm_utils.chapters.s05_2_saes_on_error.training import TARGETS
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
@@ -123,7 +123,7 @@ class ErrorSaeStudy(ErrorSaeRuns):
         bootstrap = Bootstrap(sums.totals, profile.n_bootstrap, profile.seed)
         return bootstrap.estimate(lambda sums: sums["residual2"].sum(-1) / total_variance(sums))
 
-    def activity(self, part: str, plan: Plan, trained_on: str | None = None, seed: int = 0) -> Activity:
+    def activity(self, part: str, plan: WindowPlan, trained_on: str | None = None, seed: int = 0) -> Activity:
         """Where the latents of an SAE are active on an error part; `trained_on` names another target's SAE (a control)."""
         site, sae = self.study.site(self.ref.layer, self.ref.component), self.sae(trained_on or part, seed)
         rows, latents, values = [], [], []

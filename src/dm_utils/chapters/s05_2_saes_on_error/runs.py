@@ -23,7 +23,7 @@ from dm_utils.chapters.s05_2_saes_on_error.streams import (
     ErrorStream,
     GaussianStream,
     HeldStream,
-    Moments2,
+    MeanCovariance,
     Part,
     Stream,
     moments,
@@ -72,7 +72,7 @@ class ErrorSaeRuns:
     ):
         self.study, self.ref, self.plan = study, ref or study.sae(), plan or TrainingPlan()
         self.train_contexts, self.shipped = train_contexts, shipped or Store(SHIPPED)
-        self._like: dict[str, Moments2] = {}
+        self._like: dict[str, MeanCovariance] = {}
         self._held: dict[str, Stream] = {}
 
     # --- streams -------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class ErrorSaeRuns:
         device = models.resolve_device(self.study.profile.device)
         return GaussianStream(self.moments(part), len(x), seed=1 + ROLES.index(role), device=device)
 
-    def moments(self, part: str) -> Moments2:
+    def moments(self, part: str) -> MeanCovariance:
         """Mean and covariance of an error part on the study's fitting tokens."""
         if part not in self._like:
             fit = self.study.site(self.ref.layer, self.ref.component).split.fit
