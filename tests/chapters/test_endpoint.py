@@ -184,7 +184,9 @@ def test_malformed_answers_are_asked_again_and_never_stored(serve, tmp_path):
 def test_answers_that_are_all_malformed_stop_the_run_after_the_stated_number_with_the_reason(serve, tmp_path):
     server = serve(lambda body, n: completion("I would rather not."))
     endpoint = client(server, tmp_path, malformed_limit=5)
-    with pytest.raises(EndpointError, match=r"5 answers in a row .* could not be read.*the last: expected one list, got 0"):
+    with pytest.raises(
+        EndpointError, match=r"5 answers in a row .* could not be read.*the last: expected one list, got 0"
+    ):
         for i in range(400):
             endpoint.ask([{"role": "user", "content": str(i)}], partial(read_decisions, n=3), 20)
     assert len(server.bodies) == 5

@@ -12,10 +12,18 @@ import torch
 import dm_utils as dm
 from dm_utils.book.chapter import assigned_literals
 from dm_utils.chapters.s05_2_saes_on_error import runs as error_sae_runs
+from dm_utils.chapters.s05_2_saes_on_error import shipped as error_sae_shipped
 from dm_utils.chapters.s05_2_saes_on_error import training as error_saes
-from dm_utils.chapters.s05_2_saes_on_error.experiment import ErrorSaeStudy, precompute
+from dm_utils.chapters.s05_2_saes_on_error.experiment import ErrorSaeStudy
 from dm_utils.chapters.s05_2_saes_on_error.plan import TrainingPlan
-from dm_utils.chapters.s05_2_saes_on_error.streams import ErrorStream, GaussianStream, HeldStream, MeanCovariance, moments
+from dm_utils.chapters.s05_2_saes_on_error.shipped import precompute, recipe_source, restamp
+from dm_utils.chapters.s05_2_saes_on_error.streams import (
+    ErrorStream,
+    GaussianStream,
+    HeldStream,
+    MeanCovariance,
+    moments,
+)
 from dm_utils.chapters.s05_2_saes_on_error.text_windows import WindowPlan
 from dm_utils.chapters.s05_2_saes_on_error.training import (
     TARGETS,
@@ -28,6 +36,7 @@ from dm_utils.chapters.s05_2_saes_on_error.training import (
 )
 from dm_utils.chapters.s05_2_saes_on_error.training import _step as take_step
 from dm_utils.chapters.s05_2_saes_on_error.training import _trainer as make_trainer
+from dm_utils.engine import sources
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
 from dm_utils.maths.regression import AffineMap
@@ -369,7 +378,7 @@ def test_every_run_is_reported_with_an_interval_and_made_once(experiment, monkey
     assert ((table["fvu_low"] < table["fvu"]) & (table["fvu"] < table["fvu_high"])).all()
     assert table["lr"].isin([1e-3, 3e-3]).all()
     monkeypatch.setattr(error_sae_runs, "train", lambda *_: pytest.fail("trained again"))
-    again = ErrorSaeStudy(experiment.study, experiment.ref, experiment.plan, 24, experiment.shipped)
+    again = ErrorSaeStudy(experiment.study, experiment.ref, experiment.plan, 24, shipped=experiment.shipped)
     pd.testing.assert_frame_equal(again.table(), table)
     assert len(again.curves()) == 8 * (60 + 10) // 10
 
@@ -393,17 +402,17 @@ def test_shipped_runs_are_used_when_the_recipe_matches_and_ignored_when_not(expe
     precompute(experiment, Store(tmp_path))
     monkeypatch.setattr(error_sae_runs, "train", lambda *_: pytest.fail("trained again"))
     fresh = Study(experiment.study.profile, Store(tmp_path / "empty"))
-    shipped = ErrorSaeStudy(fresh, experiment.ref, experiment.plan, 24, Store(tmp_path))
+    shipped = ErrorSaeStudy(fresh, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path))
     pd.testing.assert_frame_equal(shipped.table(), experiment.table())
     assert "shipped with the book" in shipped.provenance()
     assert experiment.provenance().startswith("8 of these 8 SAEs were trained")
     more_seeds = TrainingPlan(**{**vars(experiment.plan), "n_seeds": 1})
-    assert len(ErrorSaeStudy(fresh, experiment.ref, more_seeds, 24, Store(tmp_path)).table()) == 4
+    assert len(ErrorSaeStudy(fresh, experiment.ref, more_seeds, 24, shipped=Store(tmp_path)).table()) == 4
     monkeypatch.setattr("dm_utils.world.corpus.identity", lambda _: "another Python")
     assert "another version of this text" in shipped.provenance()
     other = TrainingPlan(**{**vars(experiment.plan), "k": 5})
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        ErrorSaeStudy(fresh, experiment.ref, other, 24, Store(tmp_path)).run("linear")
+        ErrorSaeStudy(fresh, experiment.ref, other, 24, shipped=Store(tmp_path)).run("linear")
 
 
 @pytest.mark.parametrize("change", [{"n_contexts": 25}, {"seed": 1}, {"skip": 63}])
@@ -413,10 +422,92 @@ def test_no_shipped_run_is_used_where_its_training_text_may_be_measured_on(exper
     for n_contexts in (24, 23):  # as many as it was trained beside, or fewer
         profile = experiment.study.profile.with_overrides(n_contexts=n_contexts)
         study = Study(profile, experiment.study.store)
-        ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, Store(tmp_path / "shipped")).run("linear")
+        ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path / "shipped")).run("linear")
     study = Study(experiment.study.profile.with_overrides(**change), experiment.study.store)
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, Store(tmp_path / "shipped")).run("linear")
+        ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path / "shipped")).run("linear")
+
+
+@pytest.fixture
+def ship(experiment, tmp_path, monkeypatch):
+    """Ship the experiment's runs, and make the experiment anew from them; whoever trains fails."""
+    precompute(experiment, Store(tmp_path / "shipped"))
+    monkeypatch.setattr(error_sae_runs, "train", lambda *_: pytest.fail("trained again"))
+    study = Study(experiment.study.profile, Store(tmp_path / "empty"))
+    return lambda: ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path / "shipped"))
+
+
+def changed(module, folder, monkeypatch, old, new):
+    """Let the digest of sources see another text of one module."""
+    path = sources.module_file(module)
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    copy = folder / path.name
+    copy.write_text(text.replace(old, new), encoding="utf-8")
+    real = sources._path
+    monkeypatch.setattr(sources, "_path", lambda name: copy if name == module else real(name))
+
+
+PART = "dm_utils.chapters.s05_2_saes_on_error"
+
+
+@pytest.mark.parametrize(
+    "module, old, new",
+    [
+        (f"{PART}.training", "dead_feature_window=200", "dead_feature_window=100"),
+        (f"{PART}.streams", "torch.randperm(n_rows", "torch.randperm(1 * n_rows"),
+        (f"{PART}.runs", "seed=1 + ROLES.index(role)", "seed=2 + ROLES.index(role)"),
+        ("dm_utils.dictionaries.sparse_topk", "min(len(columns) / half, 1.0)", "1.0"),
+    ],
+)
+def test_a_change_of_the_recipe_trains_again_and_says_so(ship, tmp_path, monkeypatch, caplog, module, old, new):
+    ship().run("linear")
+    changed(module, tmp_path, monkeypatch, old, new)
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        ship().run("linear")
+    assert "trained by other code" in caplog.text and "minutes" in caplog.text and "restamp" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "module, old, new",
+    [
+        (f"{PART}.charts", "strokeWidth=1.5", "strokeWidth=2"),
+        (f"{PART}.training", "Train one TopK SAE on a stream", "Train a TopK SAE on a stream"),
+        (f"{PART}.experiment", "These {n} SAEs were trained beforehand", "All {n} SAEs were trained beforehand"),
+        ("dm_utils.dictionaries.sparse_topk", "# Through .data: these rows", "# These rows"),
+    ],
+)
+def test_a_change_of_a_chart_or_of_prose_trains_nothing(ship, tmp_path, monkeypatch, module, old, new):
+    changed(module, tmp_path, monkeypatch, old, new)
+    assert len(ship().table()) == 8
+
+
+def test_restamping_needs_a_bit_identical_run_or_trust(experiment, tmp_path, monkeypatch):
+    store = Store(tmp_path / "shipped")
+    precompute(experiment, store)
+    monkeypatch.setattr(error_sae_shipped, "recipe_source", lambda: "another")
+    assert (
+        ErrorSaeStudy(experiment.study, experiment.ref, experiment.plan, 24, shipped=store).from_shipped(
+            "error_sae_lr", experiment.recipe("linear")
+        )
+        is None
+    )
+    assert restamp(experiment, store) == 4 + 8
+    shipped = ErrorSaeStudy(experiment.study, experiment.ref, experiment.plan, 24, shipped=store)
+    assert shipped.from_shipped("error_sae_lr", experiment.recipe("linear"))[0]["source"] == "another"
+    other = lambda *_: ({}, {name: np.zeros(1) for name in ("W_enc", "b_enc", "W_dec", "b_dec")})  # noqa: E731
+    monkeypatch.setattr(experiment, "train_run", other)
+    with pytest.raises(ValueError, match=r"differs from the shipped one in W_dec, W_enc, b_dec, b_enc.*--trust"):
+        restamp(experiment, store)
+    assert restamp(experiment, store, trust=True) == 12
+    with pytest.raises(ValueError, match=r"has no error_sae_lr for linear by this recipe.*train"):
+        restamp(experiment, Store(tmp_path / "nothing"))
+
+
+def test_the_shipped_runs_carry_the_digest_of_todays_recipe():
+    book = ErrorSaeStudy(Study("lab"))
+    for target in TARGETS:
+        assert book.shipped.load("error_sae_lr", book.recipe(target))[0]["source"] == recipe_source()
 
 
 def test_the_books_runs_are_shipped_and_need_no_training_text(tmp_path, monkeypatch):
@@ -446,7 +537,9 @@ def test_the_chapters_parameters_are_those_of_the_shipped_runs():
     for name in ("d_sae", "k", "n_seeds", "max_steps"):
         assert given[name] == getattr(plan, name), name
     assert tuple(given["learning_rates"]) == plan.learning_rates
-    assert given["train_contexts"] == inspect.signature(ErrorSaeStudy).parameters["train_contexts"].default
+    assert (
+        given["train_contexts"] == inspect.signature(error_sae_runs.ErrorSaeRuns).parameters["train_contexts"].default
+    )
 
 
 def test_a_dense_basis_is_the_principal_components_of_the_fitting_tokens_on_the_held_out_ones(experiment):

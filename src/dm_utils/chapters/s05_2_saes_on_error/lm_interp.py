@@ -174,7 +174,9 @@ class Judge:
         scores = interpret(activity, self.explainer, self.scorer, latents, self.workers)
         asked = len(scores.latents) * activity.plan.n_test
         if scores.n_unanswered == asked:
-            raise EndpointError(f"none of {asked} decisions by {self.name} could be read, so there is nothing to report")
+            raise EndpointError(
+                f"none of {asked} decisions by {self.name} could be read, so there is nothing to report"
+            )
         return scores
 
     def dealt_wrong(self, activity: Activity, scores: Scores) -> Scores:

@@ -1,0 +1,49 @@
+"""The verdict on a claim: one of four words, by one rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+HOLDS, PARTLY, DIFFERS, UNTESTABLE = "holds", "partly", "differs", "untestable here"
+
+
+def verdict(cases: Iterable[bool | None]) -> str:
+    """Judge a claim by the cases that it speaks of: True, the claim stands there; False, it fails; None, it cannot be told.
+
+    It *holds* if it stands in every case, *differs* if it fails somewhere and stands nowhere, is *untestable here* if no case
+    can tell (or there is none), and holds *partly* otherwise.
+    """
+    found = list(cases)
+    if found and all(found):
+        return HOLDS
+    if True in found:
+        return PARTLY
+    return DIFFERS if False in found else UNTESTABLE
+
+
+class Interval(Protocol):
+    """What has two ends, as an estimate does."""
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+
+def above(found: Interval, threshold: float) -> bool | None:
+    """Whether an interval lies above a threshold: None where it holds the threshold (or is undefined)."""
+    return True if found.low > threshold else False if found.high < threshold else None
+
+
+def within(found: Interval, least: float, most: float) -> bool | None:
+    """Whether an interval lies in a range: None where it crosses one of the range's ends (or is undefined)."""
+    if least <= found.low and found.high <= most:
+        return True
+    return False if found.high < least or found.low > most else None
+
+
+def higher(found: Interval, other: Interval) -> bool | None:
+    """Whether an interval lies above another: None where they overlap (or one is undefined)."""
+    return True if found.low > other.high else False if found.high < other.low else None
