@@ -1,11 +1,12 @@
 """Specification of Section 5.3: the variants, the statistics, and the losses of the lab's SAEs."""
 
+import pandas as pd
 import pytest
 import torch
 
 import dm_utils as dm
 from dm_utils.chapters.s05_3_downstream import experiment as downstream
-from dm_utils.chapters.s05_3_downstream import recovery
+from dm_utils.chapters.s05_3_downstream import mixing, recovery
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
 from dm_utils.engine.token_loss import token_losses
@@ -131,6 +132,14 @@ def test_only_what_is_missing_is_spliced_in(study, refs, losses, monkeypatch):
     x = study.site().x[: study.profile.kept_per_context]
     assert {name.split("/")[0] for name in asked[0](x, 0)} == {"mean", "zero", study.sae(width=2048).id}
     assert (more[refs[0].id]["cross_entropy"] == losses[refs[0].id]["cross_entropy"]).all()
+
+
+def test_the_loss_of_an_evenly_shrinking_error_falls_by_its_own_power():
+    shares = [0.0, 0.25, 0.5, 0.75, 1.0]
+    rows = [
+        {"linear": a, "nonlinear": b, "value": 0.3 * (1 - a) ** 1.7 if a == b else 9.0} for a in shares for b in shares
+    ]
+    assert mixing.power(pd.DataFrame(rows)) == pytest.approx(1.7)
 
 
 def test_a_wrong_request_is_named(study, refs):

@@ -75,7 +75,7 @@ def by_sae(rows: pd.DataFrame, title: str, reference: float | None = None, own_s
     if reference is not None:
         layers.append(alt.Chart().mark_rule(color=INK, strokeDash=[3, 3]).encode(x=alt.datum(reference)))
     chart = alt.layer(*layers, data=rows).properties(width=250, height=26 * len(order))
-    chart = chart.facet(column=alt.Column("panel:N", title=None, sort=panels))
+    chart = chart.facet(facet=alt.Facet("panel:N", title=None, sort=panels), columns=2)
     return chart.resolve_scale(x="independent") if own_scales else chart
 
 
