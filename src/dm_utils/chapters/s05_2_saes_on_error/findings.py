@@ -34,7 +34,7 @@ def sizes(shares: pd.Series, chosen: str) -> str:
     return (
         f"{said}: **not about equal**, as the paper chose them, so what follows compares a small part with a large one. The SAE of this "
         f"layer nearest to equal parts is {other}; on it the experiment has not been run (`width` and `near_l0` choose it, and its SAEs "
-        "are then trained, which takes most of an hour on two cores)."
+        "are then trained, which takes about an hour on two cores)."
     )
 
 

@@ -1,6 +1,6 @@
 """The training runs that the book ships: found by recipe, used only if the code that trained them is today's.
 
-Training takes most of an hour, so the runs of the lab's SAE come with the book. Each says which code trained it. After a change of that
+Training takes about an hour, so the runs of the lab's SAE come with the book. Each says which code trained it. After a change of that
 code they are trained again, unless somebody shows that nothing changed:
 
     python -m dm_utils.chapters.s05_2_saes_on_error.shipped train     # train what is not current, and ship it
@@ -137,7 +137,7 @@ app = typer.Typer(add_completion=False, help="Train or re-stamp the runs that Se
 
 @app.command("train")
 def _train() -> None:
-    """Train every run that is missing or not current, and ship it (most of an hour on two cores)."""
+    """Train every run that is missing or not current, and ship it (about an hour on two cores)."""
     precompute(ShippedRuns(Study("lab")), Store(SHIPPED))
 
 
