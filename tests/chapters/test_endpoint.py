@@ -140,7 +140,7 @@ def test_a_rate_limit_is_waited_out_for_as_long_as_the_server_asks(serve, tmp_pa
 
 def test_a_wait_of_an_hour_is_named_and_not_waited_out(serve, tmp_path):
     endpoint = client(serve(lambda body, n: (429, {"Retry-After": "3600"}, "quota used up")), tmp_path)
-    with pytest.raises(EndpointError, match=r"after 1 tries.*429: quota used up \(it asks to wait: 3600\)"):
+    with pytest.raises(EndpointError, match=r"after 1 tries.*429 \(it asks to wait: 3600\): quota used up"):
         ask(endpoint)
     assert endpoint.tally.rate_limited == endpoint.tally.sent == 1
 
@@ -231,7 +231,7 @@ def test_the_key_reaches_no_message_log_record_or_file(serve, tmp_path, monkeypa
     caplog.set_level(logging.DEBUG)
     replies = {
         1: completion(f"your key is {KEY}"),
-        2: (400, {}, f"bad key {KEY}"),
+        2: (400, {"X-Echo": KEY, "Retry-After": KEY}, f"bad key {KEY}"),
         3: (200, {}, f"echo {KEY}"),
         4: (200, {}, KEY),
     }

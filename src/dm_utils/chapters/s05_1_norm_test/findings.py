@@ -21,15 +21,15 @@ def parts(table: pd.DataFrame) -> pd.DataFrame:
     wide = rows.pivot(index=["hook_name", "sae_id"], columns="vector", values=["value", "low", "high"])
     lower = wide["high", "nonlinear"] < wide["low", "linear"]
     higher = wide["low", "nonlinear"] > wide["high", "linear"]
-    found = wide["value"][["linear", "nonlinear"]].copy()
-    found["lower"] = [True if a else False if b else None for a, b in zip(lower, higher, strict=True)]
-    return found
+    cases = [True if a else False if b else None for a, b in zip(lower, higher, strict=True)]
+    r2 = {name: wide["value", name] for name in ("linear", "nonlinear")}
+    return pd.DataFrame(r2).assign(lower=pd.Series(cases, index=wide.index, dtype=object))
 
 
 def medians(table: pd.DataFrame) -> dict[str, float]:
     """Median R² from x of each vector over SAEs (of x, over sites)."""
     rows = table[table["regressor"] == "from x"]
-    return {name: float(value) for name, value in rows.groupby("vector")["value"].median().items()}
+    return {str(name): float(value) for name, value in rows.groupby("vector")["value"].median().items()}
 
 
 def figure_6(table: pd.DataFrame) -> str:
@@ -121,7 +121,7 @@ def planted(truth: pd.DataFrame) -> str:
 
 def outliers(table: pd.DataFrame, found: pd.DataFrame, explained: pd.DataFrame) -> str:
     """How many points are outliers, whether few tokens or a rank decide them, and where they sit."""
-    lowest, from_x = table.loc[table["value"].idxmin()], (table["regressor"] == "from x").sum()
+    lowest, from_x = table.sort_values("value").iloc[0], (table["regressor"] == "from x").sum()
     where = f"{lowest['vector']}, {lowest['regressor']}, {escape(lowest['sae_id'])} at {escape(lowest['hook_name'])}"
     said = (
         f"{len(explained)} of {from_x} points of Figure 6 are outliers by this rule, {len(found) - len(explained)} of the second "
@@ -152,7 +152,7 @@ def learned(table: pd.DataFrame) -> str:
     """The order of the parts with its verdicts, and what each vector gains over its Gaussian twin."""
     middle, said = medians(table), claims(table)["Verdict"]
     gains = twins(table).set_index("vector")["above the twin, median"]
-    named = ", ".join(f"{VECTOR_NAMES[name]} {gain:+.2f}" for name, gain in gains.items())
+    named = ", ".join(f"{VECTOR_NAMES[str(name)]} {gain:+.2f}" for name, gain in gains.items())
     return (
         f"**In this run** the medians of NonlinearError and LinearError are {middle['nonlinear']:.2f} and {middle['linear']:.2f}. That the "
         f"first scores lower: **{said[1]}**; notably lower: **{said[2]}**. That $\\|\\mathbf{{x}}\\|^2$ is almost perfectly predictable: "

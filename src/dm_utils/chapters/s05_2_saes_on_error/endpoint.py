@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -148,16 +148,6 @@ class ChatEndpoint:
             api_key="-", base_url=config.base_url, http_client=transport, max_retries=config.max_retries
         )
 
-    def __repr__(self) -> str:
-        key = "set" if self._key else "not set"
-        return f"ChatEndpoint({self.config.base_url!r}, model={self.config.model!r}, key {key})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
     def ask(self, messages: Sequence[Message], parse: Callable[[str], Answer], max_tokens: int) -> Answer | None:
         """The parsed answer, from the store if it was given before; None when every try was malformed.
 
@@ -246,7 +236,7 @@ class ChatEndpoint:
             )
         wait = response.headers.get("Retry-After")
         asks = f" (it asks to wait: {wait})" if wait else ""
-        what = self._clean(f"HTTP {status}: {response.text}{asks}")[:200]
+        what = self._clean(f"HTTP {status}{asks}: {response.text}")[:200]
         if status < 500 and status not in (408, 409, 429):
             return EndpointError(f"{where} refused the request for model {self.config.model!r}: {what}")
         return self._silence(response.request, what)
