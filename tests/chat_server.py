@@ -15,7 +15,7 @@ class Server:
     """An OpenAI-compatible server whose answers come from `reply(body, n)`: (status, headers, body), None drops the line."""
 
     def __init__(self, reply, port=0):
-        self.bodies, self.keys, self.in_flight, self.most_in_flight = [], [], 0, 0
+        self.bodies, self.keys, self.headers, self.in_flight, self.most_in_flight = [], [], [], 0, 0
         lock, outer = threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
@@ -24,6 +24,7 @@ class Server:
                 with lock:
                     outer.bodies.append(body)
                     outer.keys.append(self.headers.get("Authorization"))
+                    outer.headers.append(dict(self.headers))
                     outer.in_flight += 1
                     outer.most_in_flight = max(outer.most_in_flight, outer.in_flight)
                     n = len(outer.bodies)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from dm_utils.base.words import escape, interval, label, number
-from dm_utils.book.display import table_html
+from dm_utils.book.display import show_table, table_html
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,10 @@ def test_escaped_text_holds_nothing_that_html_or_markdown_could_read() -> None:
     text = escape(nasty)
     assert html.unescape(text) == nasty
     assert not set(text) & set("<>[]()`{}$*_\\|~!\"'")
+
+
+def test_a_folded_table_stands_behind_its_escaped_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("IPython.display.display", lambda found: shown.append(found.data))
+    show_table(pd.DataFrame({"a": [1]}), "the <b> numbers", folded=True)
+    assert shown[0].startswith("<details><summary>the &lt;b&gt; numbers</summary>") and shown[0].count("&lt;b&gt;") == 1

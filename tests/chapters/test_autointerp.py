@@ -15,7 +15,7 @@ from dm_utils.chapters.s05_2_saes_on_error.autointerp import (
     interpret,
     some_latents,
 )
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, Examples, Plan, marked, window_rows
+from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, Examples, WindowPlan, marked, window_rows
 from dm_utils.chapters.s05_2_saes_on_error.token_rules import Pattern, Rule, TokenSets, learn_rule
 
 WORDS = [
@@ -43,7 +43,7 @@ WALK, TALK, SEVEN, OPEN = (
     VOCABULARY.index(" 7"),
     VOCABULARY.index(" ("),
 )
-PLAN = Plan(window=8, n_explain=20, n_contrast=50, per_decile=3, n_not=20, seed=1)
+PLAN = WindowPlan(window=8, n_explain=20, n_contrast=50, per_decile=3, n_not=20, seed=1)
 
 
 def text(n_contexts=240, length=64, seed=0):
@@ -218,7 +218,7 @@ def test_workers_change_nothing():
 def random_scores(p, n=300, seed=0):
     rng = np.random.default_rng(seed)
     right = np.column_stack([rng.binomial(50, p, n) / 50, *(rng.binomial(7, p, n) / 7 for _ in range(10))])
-    return Scores(np.arange(n), right, [Explanation("x")] * n, Plan().groups, 0, 0)
+    return Scores(np.arange(n), right, [Explanation("x")] * n, WindowPlan().groups, 0, 0)
 
 
 def test_intervals_cover_the_truth_about_95_percent_of_the_time():
@@ -245,4 +245,4 @@ def test_patterns_read_well_and_match_only_inside_the_window():
 @pytest.mark.parametrize("name", ["window", "n_explain", "per_decile", "n_not"])
 def test_a_plan_without_windows_is_refused_by_name(name):
     with pytest.raises(ValueError, match=name):
-        Plan(**{name: 0})
+        WindowPlan(**{name: 0})

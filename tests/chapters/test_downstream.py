@@ -1,10 +1,12 @@
 """Specification of Section 5.3: the variants, the statistics, and the losses of the lab's SAEs."""
 
+import pandas as pd
 import pytest
 import torch
 
 import dm_utils as dm
 from dm_utils.chapters.s05_3_downstream import experiment as downstream
+from dm_utils.chapters.s05_3_downstream import mixing, recovery
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
 from dm_utils.engine.token_loss import token_losses
@@ -74,18 +76,18 @@ def test_statistics_of_planted_losses():
     planted = {"ce_original": 1.0, "ce_sae": 3.0, "ce_sae_linear": 2.5, "ce_sae_nonlinear": 1.5, "ce_mean": 9.0}
     planted |= {"error_norm2": 25.0, "linear_norm2": 9.0, "nonlinear_norm2": 16.0}
     planted |= {"error_norm": 5.0, "linear_norm": 3.0, "sae_norm": 10.0, "kl_sae": 2.0, "kl_random_error": 0.5}
-    sums = downstream.context_sums(context, {name: torch.full((40,), value) for name, value in planted.items()})
+    sums = recovery.context_sums(context, {name: torch.full((40,), value) for name, value in planted.items()})
     expected = {"ce_increase": 2.0, "ce_recovered_linear": 0.25, "ce_recovered_nonlinear": 0.75}
     expected |= {"share_norm_linear": 0.6, "share_norm_of_sae_linear": 0.3}
     expected |= {"share_variance_linear": 9 / 25, "share_variance_nonlinear": 16 / 25}
     expected |= {"kl_over_random_error": 4.0, "loss_recovered_over_mean": 0.75}
-    functions = downstream.statistics()
+    functions = recovery.statistics()
     for name, value in expected.items():
         torch.testing.assert_close(functions[name](sums), torch.full((4,), value, dtype=torch.float64))
 
 
 def test_context_sums_add_by_context():
-    sums = downstream.context_sums(torch.tensor([7, 3, 7]), {"loss": torch.tensor([1.0, 10.0, 2.0])})
+    sums = recovery.context_sums(torch.tensor([7, 3, 7]), {"loss": torch.tensor([1.0, 10.0, 2.0])})
     assert sums["n"][:, 0].tolist() == [1, 2]
     assert sums["loss"][:, 0].tolist() == [10, 3]
 
@@ -109,13 +111,13 @@ def test_both_parts_added_back_are_the_original(losses, refs):
 
 
 def test_the_table_orders_the_variants_as_they_must_be(study, losses, refs):
-    table = downstream.downstream_table(study, refs, losses)
+    table = recovery.downstream_table(study, refs, losses)
     assert table["sae_id"].tolist() == [ref.id for ref in refs]
     assert (table["ce_increase_low"] > 0).all()
     assert table["ce_recovered_both"].to_numpy() == pytest.approx(1, abs=1e-4)
     assert (table["kl_recovered_random_linear"] < 0).all()
     assert (table["share_variance_linear"] + table["share_variance_nonlinear"]).between(0.9, 1.1).all()
-    reference = downstream.reference_losses(losses, 100)
+    reference = recovery.reference_losses(losses, 100)
     assert reference["original"].value < reference["mean"].value < reference["zero"].value + 1
 
 
@@ -132,8 +134,16 @@ def test_only_what_is_missing_is_spliced_in(study, refs, losses, monkeypatch):
     assert (more[refs[0].id]["cross_entropy"] == losses[refs[0].id]["cross_entropy"]).all()
 
 
+def test_the_loss_of_an_evenly_shrinking_error_falls_by_its_own_power():
+    shares = [0.0, 0.25, 0.5, 0.75, 1.0]
+    rows = [
+        {"linear": a, "nonlinear": b, "value": 0.3 * (1 - a) ** 1.7 if a == b else 9.0} for a in shares for b in shares
+    ]
+    assert mixing.power(pd.DataFrame(rows)) == pytest.approx(1.7)
+
+
 def test_a_wrong_request_is_named(study, refs):
     with pytest.raises(ValueError, match="the SAEs sit at 2 sites"):
         downstream.spliced_losses(study, [refs[0], study.sae(layer=2)], 2)
-    with pytest.raises(ValueError, match="n_contexts is 25; it must be from 2 to 24"):
+    with pytest.raises(ValueError, match="n_contexts = 25: it must be a whole number from 2 to 24"):
         downstream.spliced_losses(study, refs, 25)

@@ -11,7 +11,7 @@ import textwrap
 import threading
 import time
 import traceback
-from email.utils import formatdate
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,7 +25,6 @@ from dm_utils.chapters.s05_2_saes_on_error.endpoint import (
     EndpointError,
     MalformedAnswer,
     key_from_environment,
-    retry_after,
 )
 from dm_utils.chapters.s05_2_saes_on_error.lm_interp import (
     LIMITS,
@@ -36,7 +35,7 @@ from dm_utils.chapters.s05_2_saes_on_error.lm_interp import (
     read_decisions,
     read_sentence,
 )
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, Examples, Plan
+from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, Examples, WindowPlan
 from dm_utils.engine.store import Store
 
 KEY = "sk-secret-1234567890"
@@ -65,14 +64,9 @@ def no_key(monkeypatch):
 
 
 @pytest.fixture
-def pauses(monkeypatch):
-    """Record pauses instead of making them."""
-    made = []
-    monkeypatch.setattr(
-        "dm_utils.chapters.s05_2_saes_on_error.endpoint.ChatEndpoint._hold",
-        lambda self, failures, wait: made.append((failures, wait)),
-    )
-    return made
+def no_pauses(monkeypatch):
+    """Let the client try again at once."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.0)
 
 
 def client(server, path, **options):
@@ -111,21 +105,20 @@ def test_an_answer_is_asked_for_once_and_then_read_from_the_store(serve, tmp_pat
     assert len(server.bodies) == 2
 
 
-def test_server_errors_and_lost_connections_are_tried_again(serve, tmp_path, pauses):
+def test_server_errors_and_lost_connections_are_tried_again(serve, tmp_path, no_pauses):
     replies = [(500, {}, "oops"), None, (503, {}, ""), completion("hi")]
     endpoint = client(serve(lambda body, n: replies[n - 1]), tmp_path)
     assert ask(endpoint) == "HI"
     assert endpoint.tally.retried == 3 and endpoint.tally.sent == 4
-    assert [failures for failures, _ in pauses] == [1, 2, 3]
 
 
-def test_an_endpoint_that_keeps_failing_stops_the_run_with_its_last_words(serve, tmp_path, pauses):
+def test_an_endpoint_that_keeps_failing_stops_the_run_with_its_last_words(serve, tmp_path, no_pauses):
     endpoint = client(serve(lambda body, n: (500, {}, "disk full")), tmp_path, max_retries=2)
     with pytest.raises(EndpointError, match=r"after 3 tries.*disk full.*run again"):
         ask(endpoint)
 
 
-def test_nobody_there_is_an_endpoint_error(tmp_path, pauses):
+def test_nobody_there_is_an_endpoint_error(tmp_path, no_pauses):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
@@ -145,28 +138,14 @@ def test_a_rate_limit_is_waited_out_for_as_long_as_the_server_asks(serve, tmp_pa
     assert 0.4 <= times[1] - times[0] < 2
 
 
-def test_one_rate_limit_holds_back_every_thread_and_never_longer_than_the_limit(tmp_path):
-    endpoint = ChatEndpoint(EndpointConfig("http://localhost:1/v1", "tiny", longest_wait=5), Store(tmp_path))
-    endpoint._hold(1, 3600.0)
-    assert 4 < endpoint._resume_at - time.monotonic() <= 5
-    endpoint._hold(1, 0.0)
-    assert endpoint._resume_at - time.monotonic() > 4
+def test_a_wait_of_an_hour_is_named_and_not_waited_out(serve, tmp_path):
+    endpoint = client(serve(lambda body, n: (429, {"Retry-After": "3600"}, "quota used up")), tmp_path)
+    with pytest.raises(EndpointError, match=r"after 1 tries.*429 \(it asks to wait: 3600\): quota used up"):
+        ask(endpoint)
+    assert endpoint.tally.rate_limited == endpoint.tally.sent == 1
 
 
-def test_pauses_grow_when_the_server_names_none(tmp_path):
-    endpoint = ChatEndpoint(EndpointConfig("http://localhost:1/v1", "tiny"), Store(tmp_path))
-    endpoint._hold(5, None)
-    assert endpoint._resume_at - time.monotonic() + 0.1 >= 8 and endpoint._resume_at - time.monotonic() <= 16
-
-
-def test_retry_after_reads_seconds_and_dates_and_ignores_nonsense():
-    assert (
-        retry_after("7") == 7 and retry_after("-3") == 0 and retry_after(None) is None and retry_after("soon") is None
-    )
-    assert 28 <= retry_after(formatdate(time.time() + 30, usegmt=True)) <= 31
-
-
-def test_a_slow_answer_is_waited_for_and_a_silent_server_times_out(serve, tmp_path, pauses):
+def test_a_slow_answer_is_waited_for_and_a_silent_server_times_out(serve, tmp_path, no_pauses):
     def reply(body, n):
         time.sleep(0.3)
         return completion("hi")
@@ -202,6 +181,25 @@ def test_malformed_answers_are_asked_again_and_never_stored(serve, tmp_path):
     assert "nonsense" not in "".join(p.read_text() for p in tmp_path.rglob("*.json"))
 
 
+def test_answers_that_are_all_malformed_stop_the_run_after_the_stated_number_with_the_reason(serve, tmp_path):
+    server = serve(lambda body, n: completion("I would rather not."))
+    endpoint = client(server, tmp_path, malformed_limit=5)
+    with pytest.raises(
+        EndpointError, match=r"5 answers in a row .* could not be read.*the last: expected one list, got 0"
+    ):
+        for i in range(400):
+            endpoint.ask([{"role": "user", "content": str(i)}], partial(read_decisions, n=3), 20)
+    assert len(server.bodies) == 5
+
+
+def test_one_answer_that_can_be_read_starts_the_count_anew(serve, tmp_path):
+    server = serve(lambda body, n: completion("[1]" if n % 5 == 0 else "no"))
+    endpoint = client(server, tmp_path, malformed_limit=5, malformed_retries=0)
+    for i in range(20):
+        endpoint.ask([{"role": "user", "content": str(i)}], partial(read_decisions, n=1), 20)
+    assert endpoint.tally.malformed == 16 and endpoint.tally.answered == 4
+
+
 def test_a_refused_key_stops_at_once_and_says_which_variable_to_set(serve, tmp_path, monkeypatch):
     server = serve(lambda body, n: (401, {}, f"Incorrect API key provided: {KEY[:5]}***{KEY[-4:]}"))
     with pytest.raises(EndpointError, match=r"no key is set.*DM_OPENAI_API_KEY"):
@@ -233,7 +231,7 @@ def test_the_key_reaches_no_message_log_record_or_file(serve, tmp_path, monkeypa
     caplog.set_level(logging.DEBUG)
     replies = {
         1: completion(f"your key is {KEY}"),
-        2: (400, {}, f"bad key {KEY}"),
+        2: (400, {"X-Echo": KEY, "Retry-After": KEY}, f"bad key {KEY}"),
         3: (200, {}, f"echo {KEY}"),
         4: (200, {}, KEY),
     }
@@ -244,7 +242,7 @@ def test_the_key_reaches_no_message_log_record_or_file(serve, tmp_path, monkeypa
     assert ask(endpoint, "c") is None
     frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack
     ours = str([(f.name, f.locals) for f in frames if "dm_utils" in f.filename])
-    assert "_send" in ours
+    assert "_answer" in ours
     written = "".join(p.read_text() for p in tmp_path.rglob("*") if p.is_file())
     shown = [
         caplog.text,
@@ -273,6 +271,30 @@ def test_a_key_never_travels_in_clear_to_another_machine(tmp_path, monkeypatch):
     ChatEndpoint(EndpointConfig("http://[::1]:8000/v1", "tiny"), Store(tmp_path))
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_no_proxy_sees_the_key_of_a_server_on_this_machine(serve, tmp_path, monkeypatch, host):
+    proxy, server = serve(lambda body, n: completion("from the proxy")), serve(lambda body, n: completion("hi"))
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("DM_OPENAI_API_KEY", KEY)
+    url = server.url.replace("127.0.0.1", host)
+    assert ask(ChatEndpoint(EndpointConfig(url, "tiny"), Store(tmp_path))) == "HI"
+    assert server.keys == [f"Bearer {KEY}"] and not proxy.bodies
+
+
+def test_nothing_else_of_the_environment_is_sent(serve, tmp_path, monkeypatch):
+    secrets = {"OPENAI_ORG_ID": "org-1", "OPENAI_PROJECT_ID": "proj-1", "OPENAI_ADMIN_KEY": "sk-admin"}
+    secrets |= {"OPENAI_CUSTOM_HEADERS": "X-Token: t0ken\nAuthorization: Bearer other", "OPENAI_BASE_URL": "http://x"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    server = serve(lambda body, n: completion("hi"))
+    assert ask(client(server, tmp_path)) == "HI"
+    sent = str(server.headers)
+    assert not [word for word in ("org-1", "proj-1", "sk-admin", "t0ken", "other", "Authorization") if word in sent]
+
+
 @pytest.mark.parametrize(
     "options, name",
     [
@@ -283,6 +305,7 @@ def test_a_key_never_travels_in_clear_to_another_machine(tmp_path, monkeypatch):
         ({"model": ""}, "model"),
         ({"concurrency": 0}, "concurrency"),
         ({"max_retries": -1}, "max_retries"),
+        ({"malformed_limit": 0}, "malformed_limit"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name_without_repeating_secrets(options, name):
@@ -301,7 +324,7 @@ def planted(n_latents=6):
     ids = np.random.default_rng(0).integers(0, 30, 16000)
     row = np.flatnonzero(ids < n_latents)
     place = np.tile(np.arange(80), 200)
-    plan = Plan(window=8, n_explain=5, n_contrast=5, per_decile=2, n_not=10)
+    plan = WindowPlan(window=8, n_explain=5, n_contrast=5, per_decile=2, n_not=10)
     return Activity(
         row, ids[row], np.random.default_rng(1).uniform(1, 2, len(row)), ids, np.repeat(np.arange(200), 80), place, plan
     )
@@ -367,18 +390,25 @@ def test_an_explanation_that_never_came_scores_nothing(serve, tmp_path):
     assert scores.explanations == [None, None] and scores.n_unanswered == 60 and endpoint.tally.sent == 4
 
 
-def test_a_run_that_died_goes_on_where_it_stopped(serve, tmp_path, pauses):
-    broken = serve(lambda body, n: oracle(body, n) if n <= 10 else (500, {}, ""))
+def test_a_run_that_died_goes_on_where_it_stopped(serve, tmp_path):
+    working = {"limit": 10}
+    server = serve(lambda body, n: oracle(body, n) if n <= working["limit"] else (500, {}, ""))
     with pytest.raises(EndpointError):
-        interpret_with(client(broken, tmp_path, max_retries=0), planted(), workers=1)
-    server = serve(oracle)
-    resumed = ChatEndpoint(EndpointConfig(broken.url, "tiny"), Store(tmp_path))
-    resumed._client.event_hooks = {
-        "request": [lambda request: setattr(request, "url", request.url.copy_with(port=server.http.server_port))]
-    }
+        interpret_with(client(server, tmp_path, max_retries=0), planted(), workers=1)
+    working["limit"], before = 1000, len(server.bodies)
+    resumed = client(server, tmp_path)
     scores = interpret_with(resumed, planted())
     assert np.all(scores.right == 1.0)
-    assert resumed.tally.from_store == 10 and len(server.bodies) == 6 * 4 - 10
+    assert resumed.tally.from_store == 10 and len(server.bodies) - before == 6 * 4 - 10
+
+
+def test_a_judge_without_one_readable_decision_says_so(serve, tmp_path):
+    def vague(body, n):
+        return completion("Perhaps." if "The unit:" in body["messages"][0]["content"] else "A word.")
+
+    judge = make_judge(VOCABULARY, Store(tmp_path), EndpointConfig(serve(vague).url, "tiny", 1))
+    with pytest.raises(EndpointError, match=r"none of 90 decisions .* could be read"):
+        judge.interpret(planted(), np.arange(3))
 
 
 KILLED = """

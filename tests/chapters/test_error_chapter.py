@@ -10,8 +10,7 @@ from chat_server import Server, completion
 
 from dm_utils.base.errors import ParameterError
 from dm_utils.book import build
-from dm_utils.chapters.s05_2_saes_on_error.tables import ahead
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Plan
+from dm_utils.chapters.s05_2_saes_on_error.text_windows import WindowPlan
 from dm_utils.world.profiles import load_profile
 
 ROOT = Path(__file__).parents[2]
@@ -95,13 +94,6 @@ def test_the_key_is_sent_and_kept_nowhere(runs):
 
 def test_a_window_that_no_context_can_hold_is_refused_with_the_longest():
     profile = load_profile("lab")
-    assert Plan.of(profile, profile.kept_per_context).window == profile.kept_per_context
+    assert WindowPlan.of(profile, profile.kept_per_context).window == profile.kept_per_context
     with pytest.raises(ParameterError, match=r"window = 192.*191 kept tokens"):
-        Plan.of(profile, 192)
-
-
-@pytest.mark.parametrize(
-    "low, high, expected", [(0.1, 0.2, "linear"), (-0.2, -0.1, "nonlinear"), (-0.1, 0.1, "neither")]
-)
-def test_who_is_ahead_is_decided_by_the_interval(low, high, expected):
-    assert ahead(low, high) == expected
+        WindowPlan.of(profile, 192)

@@ -10,7 +10,7 @@ import pytest
 
 from dm_utils.chapters.s05_2_saes_on_error import charts, tables
 from dm_utils.chapters.s05_2_saes_on_error.autointerp import Explanation, Scores, accuracy
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, Plan
+from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, WindowPlan
 from dm_utils.chapters.s05_2_saes_on_error.training import TARGETS
 
 GROUPS = ("not", "Q1", "Q2")
@@ -69,7 +69,7 @@ def test_each_latent_comes_with_its_strongest_window_as_text():
         np.arange(12) % 3,
         np.repeat([0, 1, 2], 4),
         np.tile(np.arange(4), 3),
-        Plan(4),
+        WindowPlan(4),
     )
     activity.explains[:] = True
     own = {(part, tables.OWN): scores(1.0, 0.5, 0.9) for part in ("linear", "nonlinear")}

@@ -12,11 +12,19 @@ import torch
 import dm_utils as dm
 from dm_utils.book.parameters import assigned_literals
 from dm_utils.chapters.s05_2_saes_on_error import runs as error_sae_runs
+from dm_utils.chapters.s05_2_saes_on_error import shipped as error_sae_shipped
 from dm_utils.chapters.s05_2_saes_on_error import training as error_saes
-from dm_utils.chapters.s05_2_saes_on_error.experiment import ErrorSaeStudy, precompute
+from dm_utils.chapters.s05_2_saes_on_error.experiment import ErrorSaeStudy
 from dm_utils.chapters.s05_2_saes_on_error.plan import TrainingPlan
-from dm_utils.chapters.s05_2_saes_on_error.streams import ErrorStream, GaussianStream, HeldStream, Moments2, moments
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Plan
+from dm_utils.chapters.s05_2_saes_on_error.shipped import precompute, recipe_source, restamp
+from dm_utils.chapters.s05_2_saes_on_error.streams import (
+    ErrorStream,
+    GaussianStream,
+    HeldStream,
+    MeanCovariance,
+    moments,
+)
+from dm_utils.chapters.s05_2_saes_on_error.text_windows import WindowPlan
 from dm_utils.chapters.s05_2_saes_on_error.training import (
     TARGETS,
     fvu,
@@ -28,6 +36,7 @@ from dm_utils.chapters.s05_2_saes_on_error.training import (
 )
 from dm_utils.chapters.s05_2_saes_on_error.training import _step as take_step
 from dm_utils.chapters.s05_2_saes_on_error.training import _trainer as make_trainer
+from dm_utils.engine import sources
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
 from dm_utils.maths.regression import AffineMap
@@ -194,14 +203,14 @@ def test_the_rule_compares_the_last_window_with_the_one_before(curve, expected):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"k": 33}, "k is 33.*d_sae = 32"),
+        ({"k": 33}, "k = 33: it must be a whole number from 1 to 32"),
         ({"learning_rates": ()}, "learning_rates"),
         ({"learning_rates": (0.0,)}, "learning_rates"),
         ({"learning_rates": ("1e-3",)}, "learning_rates"),
         ({"n_seeds": 0}, "n_seeds"),
-        ({"patience": 200}, "at most half of max_steps = 300"),
-        ({"patience": 10}, "at least check_every = 20"),
-        ({"cool_down": 10}, "at least check_every = 20"),
+        ({"patience": 200}, "patience = 200: .* from 20 to 150"),
+        ({"patience": 10}, "patience = 10: .* from 20 to 150"),
+        ({"cool_down": 10}, "cool_down = 10: .* of at least 20"),
     ],
 )
 def test_a_plan_that_cannot_work_is_refused(change, message):
@@ -280,17 +289,52 @@ def test_the_same_seed_gives_the_same_sae_and_leaves_the_global_generator_alone(
     assert np.array_equal(again.arrays["W_dec"], run.arrays["W_dec"])
 
 
-def test_inference_arrays_are_the_trained_sae_in_the_targets_units():
+@pytest.fixture(scope="module")
+def folded():
+    """A half-trained SAE with its rows, and the SAE that `inference_arrays` makes of it for their own units."""
     y = sparse_rows(scale=0.01, mean=-2.0)
     like = moments(Rows(y))
     trainer = make_trainer(16, PLAN, 3e-3, 0, torch.device("cpu"))
     for batch in y.split(256)[:20]:
         take_step(trainer, like.standardise(batch))
-    folded = inference_sae(inference_arrays(trainer.sae.eval(), like), PLAN.k)
-    with torch.no_grad():
-        wanted = trainer.sae(like.standardise(y)) * like.scale + like.mean.float()
-    torch.testing.assert_close(folded(y), wanted, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(folded.W_dec.norm(dim=1), torch.ones(32))
+    return y, like, trainer.sae.eval(), inference_sae(inference_arrays(trainer.sae, like), PLAN.k)
+
+
+def in_exact_arithmetic(y, like, sae):
+    """Pre-activations of the trained SAE in the rows' units, float64 [row, latent], and what float32 may make of them.
+
+    A sum of n products in float32 is off by at most n·2⁻²⁴ times the sum of their sizes; here n counts the d terms, those of the
+    decoder's norm, and the few roundings of centring and folding.
+    """
+    w, b = sae.W_enc.double().detach(), sae.b_enc.double().detach()
+    norm, mean = sae.W_dec.double().detach().norm(dim=1), like.mean.double()
+    z = ((y.double() - mean) @ w + like.scale * b) * norm
+    sizes = (y.double().abs() @ w.abs() + mean.abs() @ w.abs() + like.scale * b.abs()) * norm
+    return z, (2 * y.shape[1] + 8) * 2.0**-24 * sizes
+
+
+def test_inference_arrays_choose_the_latents_of_the_trained_sae_or_ones_that_rounding_cannot_tell_from_them(folded):
+    y, like, trained, sae = folded
+    z, slack = in_exact_arithmetic(y, like, trained)
+    chosen = sae.encode(y) > 0
+    kth = z.topk(PLAN.k, dim=1).values[:, -1:]
+    slack = 2 * slack.max(dim=1, keepdim=True).values  # a latent and the k-th may both be off
+    assert not (chosen & ((z < kth - slack) | (z < -slack))).any()
+    assert not (~chosen & (z > kth + slack) & (z > slack)).any()
+    tied = ((z - kth).abs() <= slack).sum(1) > 1
+    assert tied.float().mean() < 0.5  # for most rows rounding leaves no choice
+
+
+def test_inference_arrays_are_the_trained_sae_in_the_targets_units(folded):
+    y, like, trained, sae = folded
+    z, slack = in_exact_arithmetic(y, like, trained)
+    chosen = sae.encode(y) > 0  # ties are left to the test above
+    rows = trained.W_dec.double().detach() / trained.W_dec.double().detach().norm(dim=1, keepdim=True)
+    b_dec = trained.b_dec.double().detach() * like.scale + like.mean
+    wanted = (z * chosen) @ rows + b_dec
+    allowed = (slack * chosen).sum(1, keepdim=True) + 2.0**-20 * (wanted.abs().max() + b_dec.abs().max())
+    assert ((sae(y).double() - wanted).abs() <= allowed).all()
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(32))
 
 
 def test_a_rate_that_explodes_is_named():
@@ -334,7 +378,7 @@ def test_every_run_is_reported_with_an_interval_and_made_once(experiment, monkey
     assert ((table["fvu_low"] < table["fvu"]) & (table["fvu"] < table["fvu_high"])).all()
     assert table["lr"].isin([1e-3, 3e-3]).all()
     monkeypatch.setattr(error_sae_runs, "train", lambda *_: pytest.fail("trained again"))
-    again = ErrorSaeStudy(experiment.study, experiment.ref, experiment.plan, 24, experiment.shipped)
+    again = ErrorSaeStudy(experiment.study, experiment.ref, experiment.plan, 24, shipped=experiment.shipped)
     pd.testing.assert_frame_equal(again.table(), table)
     assert len(again.curves()) == 8 * (60 + 10) // 10
 
@@ -358,17 +402,17 @@ def test_shipped_runs_are_used_when_the_recipe_matches_and_ignored_when_not(expe
     precompute(experiment, Store(tmp_path))
     monkeypatch.setattr(error_sae_runs, "train", lambda *_: pytest.fail("trained again"))
     fresh = Study(experiment.study.profile, Store(tmp_path / "empty"))
-    shipped = ErrorSaeStudy(fresh, experiment.ref, experiment.plan, 24, Store(tmp_path))
+    shipped = ErrorSaeStudy(fresh, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path))
     pd.testing.assert_frame_equal(shipped.table(), experiment.table())
     assert "shipped with the book" in shipped.provenance()
     assert experiment.provenance().startswith("8 of these 8 SAEs were trained")
     more_seeds = TrainingPlan(**{**vars(experiment.plan), "n_seeds": 1})
-    assert len(ErrorSaeStudy(fresh, experiment.ref, more_seeds, 24, Store(tmp_path)).table()) == 4
+    assert len(ErrorSaeStudy(fresh, experiment.ref, more_seeds, 24, shipped=Store(tmp_path)).table()) == 4
     monkeypatch.setattr("dm_utils.world.corpus.identity", lambda _: "another Python")
     assert "another version of this text" in shipped.provenance()
     other = TrainingPlan(**{**vars(experiment.plan), "k": 5})
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        ErrorSaeStudy(fresh, experiment.ref, other, 24, Store(tmp_path)).run("linear")
+        ErrorSaeStudy(fresh, experiment.ref, other, 24, shipped=Store(tmp_path)).run("linear")
 
 
 @pytest.mark.parametrize("change", [{"n_contexts": 25}, {"seed": 1}, {"skip": 63}])
@@ -378,10 +422,92 @@ def test_no_shipped_run_is_used_where_its_training_text_may_be_measured_on(exper
     for n_contexts in (24, 23):  # as many as it was trained beside, or fewer
         profile = experiment.study.profile.with_overrides(n_contexts=n_contexts)
         study = Study(profile, experiment.study.store)
-        ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, Store(tmp_path / "shipped")).run("linear")
+        ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path / "shipped")).run("linear")
     study = Study(experiment.study.profile.with_overrides(**change), experiment.study.store)
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, Store(tmp_path / "shipped")).run("linear")
+        ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path / "shipped")).run("linear")
+
+
+@pytest.fixture
+def ship(experiment, tmp_path, monkeypatch):
+    """Ship the experiment's runs, and make the experiment anew from them; whoever trains fails."""
+    precompute(experiment, Store(tmp_path / "shipped"))
+    monkeypatch.setattr(error_sae_runs, "train", lambda *_: pytest.fail("trained again"))
+    study = Study(experiment.study.profile, Store(tmp_path / "empty"))
+    return lambda: ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path / "shipped"))
+
+
+def changed(module, folder, monkeypatch, old, new):
+    """Let the digest of sources see another text of one module."""
+    path = sources.module_file(module)
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    copy = folder / path.name
+    copy.write_text(text.replace(old, new), encoding="utf-8")
+    real = sources._path
+    monkeypatch.setattr(sources, "_path", lambda name: copy if name == module else real(name))
+
+
+PART = "dm_utils.chapters.s05_2_saes_on_error"
+
+
+@pytest.mark.parametrize(
+    "module, old, new",
+    [
+        (f"{PART}.training", "dead_feature_window=200", "dead_feature_window=100"),
+        (f"{PART}.streams", "torch.randperm(n_rows", "torch.randperm(1 * n_rows"),
+        (f"{PART}.runs", "seed=1 + ROLES.index(role)", "seed=2 + ROLES.index(role)"),
+        ("dm_utils.dictionaries.sparse_topk", "min(len(columns) / half, 1.0)", "1.0"),
+    ],
+)
+def test_a_change_of_the_recipe_trains_again_and_says_so(ship, tmp_path, monkeypatch, caplog, module, old, new):
+    ship().run("linear")
+    changed(module, tmp_path, monkeypatch, old, new)
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        ship().run("linear")
+    assert "trained by other code" in caplog.text and "minutes" in caplog.text and "restamp" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "module, old, new",
+    [
+        (f"{PART}.charts", "strokeWidth=1.5", "strokeWidth=2"),
+        (f"{PART}.training", "Train one TopK SAE on a stream", "Train a TopK SAE on a stream"),
+        (f"{PART}.experiment", "These {n} SAEs were trained beforehand", "All {n} SAEs were trained beforehand"),
+        ("dm_utils.dictionaries.sparse_topk", "# Through .data: these rows", "# These rows"),
+    ],
+)
+def test_a_change_of_a_chart_or_of_prose_trains_nothing(ship, tmp_path, monkeypatch, module, old, new):
+    changed(module, tmp_path, monkeypatch, old, new)
+    assert len(ship().table()) == 8
+
+
+def test_restamping_needs_a_bit_identical_run_or_trust(experiment, tmp_path, monkeypatch):
+    store = Store(tmp_path / "shipped")
+    precompute(experiment, store)
+    monkeypatch.setattr(error_sae_shipped, "recipe_source", lambda: "another")
+    assert (
+        ErrorSaeStudy(experiment.study, experiment.ref, experiment.plan, 24, shipped=store).from_shipped(
+            "error_sae_lr", experiment.recipe("linear")
+        )
+        is None
+    )
+    assert restamp(experiment, store) == 4 + 8
+    shipped = ErrorSaeStudy(experiment.study, experiment.ref, experiment.plan, 24, shipped=store)
+    assert shipped.from_shipped("error_sae_lr", experiment.recipe("linear"))[0]["source"] == "another"
+    other = lambda *_: ({}, {name: np.zeros(1) for name in ("W_enc", "b_enc", "W_dec", "b_dec")})  # noqa: E731
+    monkeypatch.setattr(experiment, "train_run", other)
+    with pytest.raises(ValueError, match=r"differs from the shipped one in W_dec, W_enc, b_dec, b_enc.*--trust"):
+        restamp(experiment, store)
+    assert restamp(experiment, store, trust=True) == 12
+    with pytest.raises(ValueError, match=r"has no error_sae_lr for linear by this recipe.*train"):
+        restamp(experiment, Store(tmp_path / "nothing"))
+
+
+def test_the_shipped_runs_carry_the_digest_of_todays_recipe():
+    book = ErrorSaeStudy(Study("lab"))
+    for target in TARGETS:
+        assert book.shipped.load("error_sae_lr", book.recipe(target))[0]["source"] == recipe_source()
 
 
 def test_the_books_runs_are_shipped_and_need_no_training_text(tmp_path, monkeypatch):
@@ -411,7 +537,9 @@ def test_the_chapters_parameters_are_those_of_the_shipped_runs():
     for name in ("d_sae", "k", "n_seeds", "max_steps"):
         assert given[name] == getattr(plan, name), name
     assert tuple(given["learning_rates"]) == plan.learning_rates
-    assert given["train_contexts"] == inspect.signature(ErrorSaeStudy).parameters["train_contexts"].default
+    assert (
+        given["train_contexts"] == inspect.signature(error_sae_runs.ErrorSaeRuns).parameters["train_contexts"].default
+    )
 
 
 def test_a_dense_basis_is_the_principal_components_of_the_fitting_tokens_on_the_held_out_ones(experiment):
@@ -435,7 +563,7 @@ def test_the_first_saes_code_is_a_code_of_the_linear_part(experiment):
 
 
 def test_activity_is_that_of_the_dense_encoder(experiment):
-    plan = Plan(window=16)
+    plan = WindowPlan(window=16)
     activity, site = experiment.activity("nonlinear", plan), experiment.study.site()
     hidden = experiment.sae("nonlinear").encode(experiment.study.parts(experiment.ref).nonlinear_error)
     latent = int((hidden > 0).sum(0).argmax())
@@ -453,4 +581,4 @@ def test_unknown_targets_and_roles_are_named(experiment):
         experiment.stream("both")
     with pytest.raises(ValueError, match=r"roles train, validation, test"):
         experiment.stream("linear", "dev")
-    assert isinstance(experiment.moments("linear"), Moments2)
+    assert isinstance(experiment.moments("linear"), MeanCovariance)

@@ -43,8 +43,9 @@ def table_html(frame: pd.DataFrame, caption: str = "") -> str:
     )
 
 
-def show_table(frame: pd.DataFrame, caption: str = "") -> None:
-    """Show a data frame as a plain, escaped table."""
+def show_table(frame: pd.DataFrame, caption: str = "", folded: bool = False) -> None:
+    """Show a data frame as a plain, escaped table; folded, it stands behind its caption (for the numbers of a picture)."""
     from IPython.display import HTML, display
 
-    display(HTML(table_html(frame, caption)))
+    table = table_html(frame, "" if folded else caption)
+    display(HTML(f"<details><summary>{html.escape(caption)}</summary>{table}</details>" if folded else table))

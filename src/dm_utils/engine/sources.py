@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PACKAGE = "dm_utils"
 ROOT = Path(__file__).parents[1]
@@ -84,11 +85,34 @@ def _path(module: str) -> Path:
     return path
 
 
+def recipe_digest(modules: tuple[str, ...]) -> str:
+    """Hash the code of these modules alone, the same under every Python: the stamp of results that travel with the package.
+
+    What is dear to compute again names its recipe module by module, so that no change elsewhere asks for it.
+    """
+    found = [(name, _plain(_tree(name))) for name in sorted(modules)]
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+
+
+def _plain(node: Any) -> Any:
+    """A syntax tree as lists and text; fields without a value, which differ from one Python to the next, are left out."""
+    if isinstance(node, list):
+        return [_plain(each) for each in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return [type(node).__name__, [(name, _plain(value)) for name, value in fields]]
+
+
 @cache
 def _code(module: str) -> str:
-    """A module's syntax tree without its docstrings, as text."""
+    return ast.dump(_tree(module))
+
+
+def _tree(module: str) -> ast.Module:
+    """A module's syntax tree without its docstrings; comments are not in it anyway."""
     tree = ast.parse(_path(module).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return tree

@@ -21,7 +21,7 @@ from dm_utils.base.names import VECTORS
 from dm_utils.engine.study import Study
 from dm_utils.maths.norm_theory import gaussian_norm_r2
 from dm_utils.maths.regression import Design, factorise, probe, r2_of_prediction
-from dm_utils.maths.resampling import Split
+from dm_utils.maths.resampling import Estimate, Split
 from dm_utils.maths.synthetic import random_superposition
 from dm_utils.world.sae_ref import SaeRef
 
@@ -77,7 +77,7 @@ def joint_moments(
 
 
 def self_tests(study: Study, ref: SaeRef) -> dict[str, dict[str, Any]]:
-    """For each vector: R² of its squared norm from itself with its interval, its rank, and what its Gaussian twin would score.
+    """For each vector: `r2` of its squared norm from itself (as `Estimate.plain`), its `rank`, and its `gaussian` twin's score.
 
     x and Sae(x) are walked through once to fit all vectors and once to predict. Kept in the store. LinearError is an affine map
     of x: where that map has full rank, both regressors must agree.
@@ -95,8 +95,7 @@ def self_tests(study: Study, ref: SaeRef) -> dict[str, dict[str, Any]]:
         found = {}
         for index, (name, (_, rank, twin)) in enumerate(fitted.items()):
             r2 = r2_of_prediction(norms[:, index], predicted[:, index], site.split, p.n_bootstrap, p.seed)
-            values = {"value": r2.value, "low": r2.low, "high": r2.high, "gaussian": twin}
-            found[name] = {key: None if math.isnan(v) else v for key, v in values.items()} | {"rank": rank}
+            found[name] = {"r2": r2.plain(), "gaussian": None if math.isnan(twin) else twin, "rank": rank}
         return found, None
 
     return study.store.kept("norm_test", study.result_key(ref), compute, sources=(__name__,))[0]
@@ -120,20 +119,19 @@ def norm_tests(study: Study, refs: Sequence[SaeRef]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per SAE, vector (`VECTORS`, column ``vector``) and regressor (`REGRESSORS`): ``value, low, high``, the Gaussian
-        twin's ``gaussian`` (from itself only), ``fvu``, and the SAE's columns with its site in ``site``. x is the same for every SAE
-        of a site and appears once per site.
+        One row per SAE, vector (`VECTORS`, column ``vector``) and regressor (`REGRESSORS`): ``value, low, high``, the Gaussian twin's
+        ``gaussian`` and the vector's ``rank`` (from itself only), ``fvu``, and the SAE's columns with its site in ``site``. x is the
+        same for every SAE of a site and appears once per site.
     """
     measured = study.measure(refs)
     parts = []
     for ref, (_, row) in tqdm(list(zip(refs, measured.iterrows(), strict=True)), desc="norm tests", leave=False):
         own = self_tests(study, ref)
         for name in VECTORS:
-            from_x = {
-                key: row[f"r2_{name}_norm{end}"] for key, end in (("value", ""), ("low", "_low"), ("high", "_high"))
-            }
-            parts.append({"vector": name, "regressor": "from x", **from_x, **_about(row)})
-            parts.append({"vector": name, "regressor": "from itself", **own[name], **_about(row)})
+            from_x, itself = Estimate.read(row, f"r2_{name}_norm"), Estimate.from_plain(own[name]["r2"])
+            twin = {"gaussian": own[name]["gaussian"], "rank": own[name]["rank"]}
+            parts.append({"vector": name, "regressor": "from x", **from_x.columns(), **_about(row)})
+            parts.append({"vector": name, "regressor": "from itself", **itself.columns(), **twin, **_about(row)})
     table = pd.DataFrame(parts).astype({"value": float, "low": float, "high": float, "gaussian": float})
     is_x = table["vector"] == "x"
     once = table[is_x].drop_duplicates(["hook_name", "regressor"])

@@ -1,0 +1,12 @@
+"""Section 5.2: SAEs trained on the two parts of an SAE's error, and whether their latents can be explained.
+
+The experiment is `experiment.ErrorSaeStudy`. In the order of the notebook:
+
+plan, streams, training   what is trained, on which vectors, and how
+runs, shipped             the runs of one study; those that the book ships, and the command that trains or re-stamps them
+experiment, tables        what is measured of the trained SAEs
+text_windows, autointerp  windows of text, and the test of explanations on them
+token_rules               explanations without a language model
+endpoint, lm_interp       explanations by a language model behind a chat endpoint
+charts, findings          what the page draws and says
+"""

@@ -190,7 +190,7 @@ def balanced(scores: Scores) -> np.ndarray:
 def accuracy_difference(a: Scores, b: Scores, n_bootstrap: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Accuracy of ``a`` minus accuracy of ``b`` per group, latents drawn anew on both sides: ``group, value, low, high``."""
     if a.groups != b.groups:
-        raise ValueError(f"the two tests have different groups, {a.groups} and {b.groups}; use one Plan for both")
+        raise ValueError(f"the two tests have different groups, {a.groups} and {b.groups}; use one WindowPlan for both")
     left, right = (np.column_stack([s.right, balanced(s)]) for s in (a, b))
     draws = _bootstrap_means(left, n_bootstrap, seed) - _bootstrap_means(right, n_bootstrap, seed + 1)
     low, high = np.nanquantile(draws, [0.025, 0.975], axis=0)

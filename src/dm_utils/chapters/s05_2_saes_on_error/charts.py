@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import WIDE, chooser, texts
+from dm_utils.charts.marks import WIDE, chooser, texts, with_interval
 from dm_utils.charts.theme import COLORS, INK
 
 TARGET_NAMES = {
@@ -56,19 +56,17 @@ def fvu_by_target(table: pd.DataFrame, dense: pd.DataFrame) -> alt.LayerChart:
     """
     rows = _of_targets(table).assign(text=texts(table, "fvu", "fvu_low", "fvu_high"), offset=table["seed"].astype(str))
     y = alt.Y("name:N", title=None, sort=list(TARGET_NAMES.values()), axis=alt.Axis(labelLimit=260))
-    x_title, scale = "FVU on held-out tokens", alt.Scale(zero=False)
-    base = alt.Chart(rows.round(5)).encode(y=y, yOffset="offset:N", color=_part_color().legend(None))
     tooltip = ["name:N", "seed:N", alt.Tooltip("text:N", title="FVU"), "lr:Q", "converged:N"]
-    x = alt.X("fvu_low:Q", title=x_title, scale=scale, axis=alt.Axis(tickCount=8))
-    bars = base.mark_rule(strokeWidth=2).encode(x=x, x2="fvu_high:Q")
-    points = base.mark_point(size=60).encode(x="fvu:Q", tooltip=tooltip)
+    base = alt.Chart(rows.round(5)).encode(y=y, yOffset="offset:N", color=_part_color().legend(None), tooltip=tooltip)
+    x = alt.X("fvu:Q", title="FVU on held-out tokens", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=8))
+    runs = with_interval(base, x, low="fvu_low", high="fvu_high", rule={"strokeWidth": 2}, size=60)
     ticks = alt.Chart(_of_targets(dense).round(5)).encode(y=y, x="fvu:Q")
     marks = ticks.mark_tick(thickness=2, size=40, color=INK).encode(
         tooltip=["name:N", alt.Tooltip("fvu:Q", title="k principal components leave")]
     )
     first = ticks.transform_filter(alt.datum.target == "linear")
     said = first.mark_text(align="right", dx=-6, fontSize=11).encode(text=alt.value("principal components"))
-    return alt.layer(bars, points, marks, said).properties(**WIDE, height=230)
+    return alt.layer(runs, marks, said).properties(**WIDE, height=230)
 
 
 def accuracy_by_decile(table: pd.DataFrame) -> alt.LayerChart:
@@ -89,26 +87,24 @@ def accuracy_by_decile(table: pd.DataFrame) -> alt.LayerChart:
     axis = alt.Axis(labelAngle=0)
     x = alt.X("group:N", sort=groups, title="test windows: silent ones, then tenths of the activation", axis=axis)
     opacity = alt.condition(pick, alt.value(1), alt.value(0.1))
-    base = alt.Chart(rows).encode(x=x, color=_part_color(), opacity=opacity)
     fields = {"part": "trained on", "kind": "latents", "group": "windows", "text": "accuracy", "n_latents": "tested"}
     tooltip = [alt.Tooltip(name, title=title) for name, title in fields.items()]
-    y_title, scale = "share of right decisions", alt.Scale(domain=[0, 1])
-    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=y_title, scale=scale), y2="high:Q")
+    base = alt.Chart(rows).encode(x=x, color=_part_color(), opacity=opacity, tooltip=tooltip)
+    y = alt.Y("value:Q", title="share of right decisions", scale=alt.Scale(domain=[0, 1]))
     tenths = base.transform_filter(alt.datum.group != "not")
-    line = tenths.mark_line(strokeWidth=1.5).encode(y=alt.Y("value:Q", title=y_title), strokeDash=dash)
-    points = base.mark_point(size=45).encode(y="value:Q", tooltip=tooltip)
-    return alt.layer(bars, line, points).add_params(pick).properties(**WIDE, height=320)
+    line = tenths.mark_line(strokeWidth=1.5).encode(y=y, strokeDash=dash)
+    points = with_interval(base, y, rule={"strokeWidth": 2}, size=45)
+    return alt.layer(points, line).add_params(pick).properties(**WIDE, height=320)
 
 
 def explanation_browser(latents: pd.DataFrame) -> alt.LayerChart:
-    """Every tested latent by its balanced accuracy, with a search in the explanations.
+    """Every tested latent by its balanced accuracy, with a search in the explanations; one without a decision has no place.
 
     `latents` holds `part` (linear, nonlinear), `latent, explanation, balanced, active` (accuracy over deciles), `silent`, and
     `window`, the text in which the latent is strongest.
     """
-    rows = latents.assign(
-        part=latents["part"].map(TARGET_NAMES), explanation=latents["explanation"].fillna("no valid answer")
-    )
+    rows = latents.dropna(subset="balanced")
+    rows = rows.assign(part=rows["part"].map(TARGET_NAMES), explanation=rows["explanation"].fillna("no valid answer"))
     rows["rank"] = rows.groupby("part")["balanced"].rank(ascending=False, method="first").astype(int)
     query = alt.param(name="query", value="", bind=alt.binding(input="search", name="Find in explanations "))
     found = "query == '' || indexof(lower(datum.explanation), lower(query)) >= 0"

@@ -1,6 +1,6 @@
 """Section 5.2 for one SAE of a study: SAEs trained on its two error parts and on their Gaussian twins, measured and explained.
 
-For the lab, finished runs are shipped (`SHIPPED`); ``python -m dm_utils.error_sae_study`` trains and writes them anew.
+For the lab, finished runs are shipped: see `shipped`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,16 @@ from functools import cached_property
 import pandas as pd
 import torch
 
-from dm_utils.chapters.s05_2_saes_on_error.runs import SHIPPED, ErrorSaeRuns
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, Plan
+from dm_utils.chapters.s05_2_saes_on_error.shipped import COMMAND, ShippedRuns
+from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, WindowPlan
 from dm_utils.chapters.s05_2_saes_on_error.training import TARGETS
-from dm_utils.engine.store import Store
-from dm_utils.engine.study import Study
 from dm_utils.maths.codes import encode, reconstruct
 from dm_utils.maths.decomposition import total_variance
 from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Sums
 from dm_utils.world import corpus
 
 
-class ErrorSaeStudy(ErrorSaeRuns):
+class ErrorSaeStudy(ShippedRuns):
     """The experiment: the trained SAEs' loss curves, their held-out FVU, and the activity of their latents."""
 
     def curves(self) -> pd.DataFrame:
@@ -37,14 +35,14 @@ class ErrorSaeStudy(ErrorSaeRuns):
         texts = []
         for target, seed in self.runs():
             recipe = self.recipe(target, lr=self.run(target, seed)[0]["lr"], seed=seed)
-            found = self._from_shipped("error_sae", recipe)
+            found = self.from_shipped("error_sae", recipe)
             texts += [found[0]["text"]] if found else []
         n = self.plan.n_seeds * len(TARGETS)
         if len(texts) < n:
             return f"{n - len(texts)} of these {n} SAEs were trained by this study and are kept in its store."
         said = (
             f"These {n} SAEs were trained beforehand and are shipped with the book; every number below is measured now. "
-            "`python -m dm_utils.error_sae_study` trains all of them again."
+            f"`{COMMAND} train` trains again what a change of their recipe makes out of date."
         )
         if set(texts) != {corpus.identity(self.study.profile)}:
             said += (
@@ -101,7 +99,7 @@ class ErrorSaeStudy(ErrorSaeRuns):
             data, fvu = self.run(target, seed)[0], self.fvu(target, seed)
             rows.append({"target": target} | {name: data[name] for name in ("seed", "lr", "improvement")})
             rows[-1] |= {"converged": data["improvement"] < self.plan.least_improvement}
-            rows[-1] |= {"fvu": fvu.value, "fvu_low": fvu.low, "fvu_high": fvu.high}
+            rows[-1] |= fvu.columns("fvu")
         return pd.DataFrame(rows)
 
     def dense_fvu(self, target: str) -> Estimate:
@@ -123,7 +121,7 @@ class ErrorSaeStudy(ErrorSaeRuns):
         bootstrap = Bootstrap(sums.totals, profile.n_bootstrap, profile.seed)
         return bootstrap.estimate(lambda sums: sums["residual2"].sum(-1) / total_variance(sums))
 
-    def activity(self, part: str, plan: Plan, trained_on: str | None = None, seed: int = 0) -> Activity:
+    def activity(self, part: str, plan: WindowPlan, trained_on: str | None = None, seed: int = 0) -> Activity:
         """Where the latents of an SAE are active on an error part; `trained_on` names another target's SAE (a control)."""
         site, sae = self.study.site(self.ref.layer, self.ref.component), self.sae(trained_on or part, seed)
         rows, latents, values = [], [], []
@@ -141,22 +139,3 @@ def _fvu(sums: Sums, target: str, seed: int | None, residual: str = "residual2")
     of = {name: sums[f"{target}.{name}"] for name in ("n", "x", "x2", residual)}
     residual2 = of[residual].mean(-1) if seed is None else of[residual][:, seed]
     return residual2 / total_variance(of)
-
-
-def precompute(experiment: ErrorSaeStudy, store: Store) -> None:
-    """Train every run that `store` lacks and write it there, with the grid that chose its learning rate."""
-    for target in TARGETS:
-        grid = [list(pair) for pair in experiment.tuning(target).items()]
-        store.save("error_sae_lr", experiment.recipe(target), {"grid": grid, **experiment._trained_on})
-    for target, seed in experiment.runs():
-        data, arrays = experiment.run(target, seed)
-        store.save("error_sae", experiment.recipe(target, lr=data["lr"], seed=seed), data, arrays)
-
-
-def _main() -> None:
-    study = Study("lab")
-    precompute(ErrorSaeStudy(study, shipped=Store(SHIPPED)), Store(SHIPPED))
-
-
-if __name__ == "__main__":
-    _main()

@@ -24,8 +24,14 @@ from dm_utils.chapters.s05_2_saes_on_error.autointerp import (
     dealt_wrong,
     interpret,
 )
-from dm_utils.chapters.s05_2_saes_on_error.endpoint import ChatEndpoint, EndpointConfig, MalformedAnswer, Message
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, Examples, Plan, marked
+from dm_utils.chapters.s05_2_saes_on_error.endpoint import (
+    ChatEndpoint,
+    EndpointConfig,
+    EndpointError,
+    MalformedAnswer,
+    Message,
+)
+from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, Examples, WindowPlan, marked
 from dm_utils.engine.store import Store
 
 EXPLAIN = (
@@ -128,7 +134,7 @@ class Cost:
         )
 
 
-def estimate_cost(plan: Plan, n_latents: int, scorer: LMScorer) -> Cost:
+def estimate_cost(plan: WindowPlan, n_latents: int, scorer: LMScorer) -> Cost:
     """Upper limit for explaining and testing `n_latents` latents, from the plan and the mean length of a token."""
     characters = float(np.mean([len(word) for word in scorer.vocabulary])) * plan.window + 12
     detect = -(-plan.n_test // scorer.per_request)
@@ -148,7 +154,7 @@ LIMITS = {
     ),
     True: (
         "A sentence is written from the strongest windows and judged on others. The result depends on the model and on the wording "
-        "of the questions, which are in `dm_utils.lm_interp`."
+        "of the questions, which are in this chapter's `lm_interp.py`."
     ),
 }
 
@@ -164,14 +170,20 @@ class Judge:
     endpoint: ChatEndpoint | None = None
 
     def interpret(self, activity: Activity, latents: np.ndarray) -> Scores:
-        """Explain and test latents (see `autointerp.interpret`)."""
-        return interpret(activity, self.explainer, self.scorer, latents, self.workers)
+        """Explain and test latents (see `autointerp.interpret`); an endpoint without one readable decision is an error."""
+        scores = interpret(activity, self.explainer, self.scorer, latents, self.workers)
+        asked = len(scores.latents) * activity.plan.n_test
+        if scores.n_unanswered == asked:
+            raise EndpointError(
+                f"none of {asked} decisions by {self.name} could be read, so there is nothing to report"
+            )
+        return scores
 
     def dealt_wrong(self, activity: Activity, scores: Scores) -> Scores:
         """Test the same latents with each other's explanations (see `autointerp.dealt_wrong`)."""
         return dealt_wrong(activity, self.scorer, scores, self.workers)
 
-    def cost(self, plan: Plan, n_latents: int) -> str:
+    def cost(self, plan: WindowPlan, n_latents: int) -> str:
         """What testing `n_latents` latents will ask for, before it starts."""
         if not isinstance(self.scorer, LMScorer):
             return "no request, since rules are learned and scored here"

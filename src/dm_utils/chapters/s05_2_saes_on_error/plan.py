@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dm_utils.base.errors import ParameterError
+from dm_utils.base.errors import ParameterError, check_range
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,12 @@ class TrainingPlan:
     n_validation: int = 8192
 
     def __post_init__(self) -> None:
-        if not 1 <= self.k <= self.d_sae:
-            raise ParameterError(f"k is {self.k}; it must lie between 1 and d_sae = {self.d_sae}")
+        check_range("d_sae", self.d_sae, 1, whole=True)
+        check_range("k", self.k, 1, self.d_sae, whole=True)
         rates = self.learning_rates
         if not rates or not all(isinstance(lr, int | float) and lr > 0 for lr in rates):
             raise ParameterError(f"learning_rates is {list(rates)}; it must hold at least one number, all above 0")
-        if self.n_seeds < 1:
-            raise ParameterError(f"n_seeds is {self.n_seeds}; it must be at least 1")
-        if not self.check_every <= self.patience <= self.max_steps // 2:
-            raise ParameterError(
-                f"patience is {self.patience}; it must be at least check_every = {self.check_every} and at most half of "
-                f"max_steps = {self.max_steps}"
-            )
-        if self.cool_down < self.check_every:
-            raise ParameterError(f"cool_down is {self.cool_down}; it must be at least check_every = {self.check_every}")
+        check_range("n_seeds", self.n_seeds, 1, whole=True)
+        check_range("max_steps", self.max_steps, 2 * self.check_every, whole=True)
+        check_range("patience", self.patience, self.check_every, self.max_steps // 2, whole=True)
+        check_range("cool_down", self.cool_down, self.check_every, whole=True)

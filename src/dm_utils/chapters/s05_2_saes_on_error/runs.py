@@ -1,4 +1,4 @@
-"""The training runs of Section 5.2 for one SAE of a study: what trains, what is kept, and what the book ships.
+"""The training runs of Section 5.2 for one SAE of a study: what trains on what, and what is kept.
 
 Three kinds of text, none shared: contexts beyond the study's train; the study's fitting tokens judge convergence, choose learning
 rates and give the twins their moments; its held-out tokens give every reported number.  Runs are kept one by one, so an interrupted
@@ -7,7 +7,6 @@ experiment goes on where it stopped.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -23,20 +22,17 @@ from dm_utils.chapters.s05_2_saes_on_error.streams import (
     ErrorStream,
     GaussianStream,
     HeldStream,
-    Moments2,
+    MeanCovariance,
     Part,
     Stream,
     moments,
 )
 from dm_utils.chapters.s05_2_saes_on_error.training import TARGETS, inference_sae, train
-from dm_utils.engine.store import Arrays, CorruptEntryError, Store
+from dm_utils.engine.store import Arrays
 from dm_utils.engine.study import Study
-from dm_utils.lab import weights_path
 from dm_utils.world import corpus, models
 from dm_utils.world.sae_ref import SaeRef
 
-log = logging.getLogger("dm_utils")
-SHIPPED = weights_path().with_name("results")
 ROLES = ("train", "validation", "test")
 HELD_BYTES = 2**29  # error vectors of at most this size are computed once and held in memory while SAEs train on them
 
@@ -53,8 +49,6 @@ class ErrorSaeRuns:
     plan : TrainingPlan
     train_contexts : int
         Contexts of the same text, after the study's, that train.
-    shipped : Store, optional
-        Where finished runs are looked for before anything is trained.
 
     Raises
     ------
@@ -68,11 +62,10 @@ class ErrorSaeRuns:
         ref: SaeRef | None = None,
         plan: TrainingPlan | None = None,
         train_contexts: int = 1200,
-        shipped: Store | None = None,
     ):
         self.study, self.ref, self.plan = study, ref or study.sae(), plan or TrainingPlan()
-        self.train_contexts, self.shipped = train_contexts, shipped or Store(SHIPPED)
-        self._like: dict[str, Moments2] = {}
+        self.train_contexts = train_contexts
+        self._like: dict[str, MeanCovariance] = {}
         self._held: dict[str, Stream] = {}
 
     # --- streams -------------------------------------------------------------------------------------------
@@ -118,7 +111,7 @@ class ErrorSaeRuns:
         device = models.resolve_device(self.study.profile.device)
         return GaussianStream(self.moments(part), len(x), seed=1 + ROLES.index(role), device=device)
 
-    def moments(self, part: str) -> Moments2:
+    def moments(self, part: str) -> MeanCovariance:
         """Mean and covariance of an error part on the study's fitting tokens."""
         if part not in self._like:
             fit = self.study.site(self.ref.layer, self.ref.component).split.fit
@@ -151,41 +144,33 @@ class ErrorSaeRuns:
         return recipe | {"study": self.study.result_key(self.ref), "text": content_key(text)}
 
     def _kept(self, kind: str, recipe: dict[str, Any], compute: Any) -> tuple[Any, Arrays]:
-        shipped = self._from_shipped(kind, recipe)
-        return shipped or self.study.store.kept(kind, self._key(recipe), compute, sources=(__name__,))
-
-    def _from_shipped(self, kind: str, recipe: dict[str, Any]) -> tuple[Any, Arrays] | None:
-        """A shipped entry, unless it is damaged or was trained on contexts that this study measures on."""
-        try:
-            found = self.shipped.load(kind, recipe)
-        except CorruptEntryError as error:
-            log.warning("%s. It is recomputed.", error)
-            return None
-        return found if found and self.study.profile.n_contexts <= found[0]["first_context"] else None
+        return self.study.store.kept(kind, self._key(recipe), compute, sources=(__name__,))
 
     def tuning(self, target: str) -> dict[float, float]:
         """Validation FVU at the end of a run with seed 0, for each learning rate that was tried (see `walk`)."""
 
         def compute() -> tuple[Any, None]:
             tried = walk(self.plan.learning_rates, lambda lr: self._run(target, lr, 0)[0]["validation_fvu"])
-            return {"grid": [list(pair) for pair in tried.items()], **self._trained_on}, None
+            return {"grid": [list(pair) for pair in tried.items()], **self.trained_on}, None
 
         return {lr: fvu for lr, fvu in self._kept("error_sae_lr", self.recipe(target), compute)[0]["grid"]}
 
     @property
-    def _trained_on(self) -> dict[str, Any]:
+    def trained_on(self) -> dict[str, Any]:
         """Which text a run of this study trains on: its version, and the first of its contexts."""
         return {"text": corpus.identity(self.study.profile), "first_context": self.study.profile.n_contexts}
 
-    def _run(self, target: str, lr: float, seed: int) -> tuple[Any, Arrays]:
-        def compute() -> tuple[Any, Arrays]:
-            run = train(self._train_stream(target), self.stream(target, "validation"), self.plan, lr, seed)
-            curve = {name: run.curve[name].round(6).tolist() for name in run.curve}
-            data = {"lr": lr, "seed": seed, "improvement": run.improvement, "steps": run.steps, "curve": curve}
-            half = {name: run.arrays[name].astype(np.float16) for name in ("W_enc", "W_dec")}
-            return data | {"validation_fvu": run.validation_fvu, **self._trained_on}, run.arrays | half
+    def train_run(self, target: str, lr: float, seed: int) -> tuple[Any, Arrays]:
+        """Train one run: its record and its weights (matrices in float16)."""
+        run = train(self._train_stream(target), self.stream(target, "validation"), self.plan, lr, seed)
+        curve = {name: run.curve[name].round(6).tolist() for name in run.curve}
+        data = {"lr": lr, "seed": seed, "improvement": run.improvement, "steps": run.steps, "curve": curve}
+        half = {name: run.arrays[name].astype(np.float16) for name in ("W_enc", "W_dec")}
+        return data | {"validation_fvu": run.validation_fvu, **self.trained_on}, run.arrays | half
 
-        return self._kept("error_sae", self.recipe(target, lr=lr, seed=seed), compute)
+    def _run(self, target: str, lr: float, seed: int) -> tuple[Any, Arrays]:
+        recipe = self.recipe(target, lr=lr, seed=seed)
+        return self._kept("error_sae", recipe, lambda: self.train_run(target, lr, seed))
 
     def run(self, target: str, seed: int = 0) -> tuple[dict[str, Any], Arrays]:
         """One finished run at the target's best learning rate: its record and its weights (matrices in float16)."""

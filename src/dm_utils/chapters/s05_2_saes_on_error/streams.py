@@ -94,7 +94,7 @@ class HeldStream:
 
 
 @dataclass(frozen=True)
-class Moments2:
+class MeanCovariance:
     """Mean [d] and covariance [d, d] of a stream's rows, float64."""
 
     mean: Float[Tensor, " d"]
@@ -130,7 +130,7 @@ class Moments2:
         return vectors * values.clamp_min(0).sqrt()
 
 
-def moments(stream: Stream, keep: Bool[Tensor, " row"] | None = None, block: int = 8192) -> Moments2:
+def moments(stream: Stream, keep: Bool[Tensor, " row"] | None = None, block: int = 8192) -> MeanCovariance:
     """Mean and covariance of a stream, or of the rows that `keep` marks, accumulated in float64 about the mean.
 
     Raises
@@ -149,7 +149,7 @@ def moments(stream: Stream, keep: Bool[Tensor, " row"] | None = None, block: int
     gram = sum(((rows - mean).T @ (rows - mean) for rows in blocks()), start=torch.zeros(()))
     if not gram.diagonal().sum() > 0:
         raise ValueError("every error vector is the same: there is nothing to train an SAE on")
-    return Moments2(mean.cpu(), (gram / n).cpu())
+    return MeanCovariance(mean.cpu(), (gram / n).cpu())
 
 
 class GaussianStream:
@@ -159,7 +159,7 @@ class GaussianStream:
     rows are independent, so a batch needs no shuffling inside: chunk i is drawn from a seed and i whenever it is needed.
     """
 
-    def __init__(self, like: Moments2, n_rows: int, seed: int, device: torch.device | str = "cpu"):
+    def __init__(self, like: MeanCovariance, n_rows: int, seed: int, device: torch.device | str = "cpu"):
         self.n_rows, self.seed, self.device = n_rows, seed, torch.device(device)
         self.mean = like.mean.to(self.device, torch.float32)
         self.factor = like.factor.to(self.device, torch.float32)

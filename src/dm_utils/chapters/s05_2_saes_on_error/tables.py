@@ -79,8 +79,3 @@ def latents(scores: Mapping[Key, Scores], activity: Mapping[str, Activity], voca
         columns |= {"balanced": balanced(s), "silent": s.right[:, 0], "active": s.right[:, 1:].mean(axis=1)}
         found.append(pd.DataFrame(columns))
     return pd.concat(found, ignore_index=True)
-
-
-def ahead(low: float, high: float, a: str = "linear", b: str = "nonlinear") -> str:
-    """Which of two the interval of `a` minus `b` favours; "neither" where it holds 0."""
-    return a if low > 0 else b if high < 0 else "neither"

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dm_utils.base.errors import ParameterError
+from dm_utils.base.errors import ParameterError, check_range
 from dm_utils.world.profile import Profile
 
 
 @dataclass(frozen=True)
-class Plan:
+class WindowPlan:
     """What each latent is shown and asked (defaults: the paper's test, on windows of 32 tokens).
 
     Attributes
@@ -39,11 +39,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name in ("window", "n_explain", "n_deciles", "per_decile", "n_not"):
-            if getattr(self, name) < 1:
-                raise ParameterError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            check_range(name, getattr(self, name), 1, whole=True)
 
     @classmethod
-    def of(cls, profile: Profile, window: int) -> Plan:
+    def of(cls, profile: Profile, window: int) -> WindowPlan:
         """The plan for a profile's contexts, its seed included; refuses a window that no context can hold."""
         if window > profile.kept_per_context:
             raise ParameterError(
@@ -80,10 +79,10 @@ class Activity:
         The positive activations of the SAE's codes: row of the token, latent, activation.
     token_id, context, position : arrays [token]
         The kept tokens in reading order.  Windows never cross a context or a gap; a remainder shorter than a window is dropped.
-    plan : Plan
+    plan : WindowPlan
     """
 
-    def __init__(self, row, latent, value, token_id, context, position, plan: Plan):
+    def __init__(self, row, latent, value, token_id, context, position, plan: WindowPlan):
         self.plan = plan
         rows = window_rows(
             np.asarray(context), np.asarray(position), plan.window

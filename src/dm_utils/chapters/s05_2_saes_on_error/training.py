@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dm_utils.chapters.s05_2_saes_on_error.plan import TrainingPlan
-from dm_utils.chapters.s05_2_saes_on_error.streams import Moments2, Stream, moments
+from dm_utils.chapters.s05_2_saes_on_error.streams import MeanCovariance, Stream, moments
 from dm_utils.dictionaries.sparse_topk import SparseTopKTrainingSAE
 from dm_utils.engine.store import Arrays
 
@@ -135,7 +135,7 @@ def fvu(sae: Any, rows: Float[Tensor, "row d"]) -> float:
 
 
 @torch.no_grad()
-def inference_arrays(sae: SparseTopKTrainingSAE, like: Moments2) -> Arrays:
+def inference_arrays(sae: SparseTopKTrainingSAE, like: MeanCovariance) -> Arrays:
     """Weights of the inference SAE in the target's own units, decoder rows of unit norm.
 
     With y' = (y − mean)/scale, the latents y' W_enc + b_enc become those of y, scale times as large, for

@@ -2,55 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from dm_utils.base.names import PART_NAMES
-from dm_utils.charts.marks import PART_HUE, WIDE, chooser, dashes, sae_tooltip, texts, width_axis
+from dm_utils.base.names import PART_NAMES, PARTS
+from dm_utils.charts.marks import PART_HUE, WIDE, chooser, dashes, sae_tooltip, texts, width_axis, with_interval
 from dm_utils.charts.theme import INK
+from dm_utils.maths.resampling import Estimate
 
 MEASURED, OF_NORM, OF_VARIANCE = "recovered", "its share of the error's norm", "its share of the variance"
 
 
-def recovery_rows(table: pd.DataFrame, along: str) -> pd.DataFrame:
-    """Long form of `downstream.downstream_table` for :func:`recovery`: one row per SAE, part, loss and quantity.
+def estimates(table: pd.DataFrame, metrics: Mapping[str, Mapping[str, str]], keep: Sequence[str] = ()) -> pd.DataFrame:
+    """Long form of estimates of `recovery.downstream_table`: `value, low, high, text` beside the SAE's columns `keep`.
 
-    ``along`` names the comparison that these SAEs make, for example "width, at L0 near 16".
+    `metrics` maps each metric to the columns that tell it apart, for example ``{"part": "LinearError"}``.
     """
-    sources = {MEASURED: "{loss}_recovered_{part}", OF_NORM: "share_norm_{part}", OF_VARIANCE: "share_variance_{part}"}
-    rows = []
-    for loss, words in (("ce", "cross-entropy"), ("kl", "KL to the original")):
-        for part in ("linear", "nonlinear"):
-            for quantity, source in sources.items():
-                name = source.format(loss=loss, part=part)
-                about = table[["sae_id", "d_sae", "l0", "layer", "architecture"]]
-                values = {"value": table[name], "low": table[f"{name}_low"], "high": table[f"{name}_high"]}
-                rows.append(about.assign(**values, quantity=quantity, part=PART_NAMES[part], loss=words, along=along))
-    return pd.concat(rows, ignore_index=True)
+    rows = [
+        {"sae_id": row["sae_id"], **{name: row[name] for name in keep}, **about, **Estimate.read(row, metric).columns()}
+        for metric, about in metrics.items()
+        for _, row in table.iterrows()
+    ]
+    found = pd.DataFrame(rows)
+    return found.assign(text=texts(found, "value", "low", "high")).round({"value": 5, "low": 5, "high": 5, "l0": 2})
 
 
-def recovery(rows: pd.DataFrame, x: str, title: str) -> alt.LayerChart:
+def recovery(table: pd.DataFrame, x: str, title: str) -> alt.LayerChart:
     """Draw what adding each part back recovers, beside the two predictions (Fig. 8), against ``x`` (d_sae or l0)."""
-    rows = rows.assign(text=texts(rows, "value", "low", "high")).round({"value": 5, "low": 5, "high": 5, "l0": 2})
-    loss = chooser("loss", list(dict.fromkeys(rows["loss"])), "Loss", radio=True)
-    along = (
-        width_axis() if x == "d_sae" else alt.X(f"{x}:Q", title=title, scale=alt.Scale(type="log", base=2, padding=14))
+    sources = {MEASURED: "{loss}_recovered_{part}", OF_NORM: "share_norm_{part}", OF_VARIANCE: "share_variance_{part}"}
+    losses = {"ce": "cross-entropy", "kl": "KL to the original"}
+    about = ["d_sae", "l0", "layer", "architecture"]
+    rows = pd.concat(
+        estimates(table, {source.format(loss=loss, part=part): {"part": PART_NAMES[part]}}, about).assign(
+            quantity=quantity, loss=words
+        )
+        for loss, words in losses.items()
+        for part in PARTS[1:]
+        for quantity, source in sources.items()
     )
-    order, drawn = [MEASURED, OF_NORM, OF_VARIANCE], rows["part"].unique().tolist()
-    base = (
-        alt.Chart(rows)
-        .encode(x=along, color=alt.Color("part:N", title=None, scale=PART_HUE, legend=alt.Legend(values=drawn)))
-        .transform_filter(alt.datum.loss == loss)
-    )
-    y_axis = alt.Y("value:Q", title="share of the increase", axis=alt.Axis(format="%"))
-    dash = dashes("quantity", order, [[1, 0], [6, 4], [2, 3]])
-    bars = (
-        base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q").transform_filter(alt.datum.quantity == MEASURED)
-    )
+    choice = chooser("loss", list(losses.values()), "Loss", radio=True)
+    log2 = alt.Scale(type="log", base=2, padding=14)
+    along = width_axis() if x == "d_sae" else alt.X(f"{x}:Q", title=title, scale=log2)
+    legend = alt.Legend(values=rows["part"].unique().tolist())
+    base = alt.Chart(rows).encode(x=along, color=alt.Color("part:N", title=None, scale=PART_HUE, legend=legend))
+    base = base.transform_filter(alt.datum.loss == choice)
+    y = alt.Y("value:Q", title="share of the increase", axis=alt.Axis(format="%"))
+    dash = dashes("quantity", [MEASURED, OF_NORM, OF_VARIANCE], [[1, 0], [6, 4], [2, 3]])
     tooltip = [alt.Tooltip("part:N"), alt.Tooltip("quantity:N"), *sae_tooltip("share")]
-    lines = base.mark_line(point=alt.OverlayMarkDef(size=60)).encode(y=y_axis, strokeDash=dash, tooltip=tooltip)
-    return alt.layer(bars, lines).add_params(loss).properties(**WIDE, height=320)
+    measured = base.transform_filter(alt.datum.quantity == MEASURED)
+    lines = base.mark_line(point=alt.OverlayMarkDef(size=60)).encode(y=y, strokeDash=dash, tooltip=tooltip)
+    return alt.layer(with_interval(measured, y, size=1), lines).add_params(choice).properties(**WIDE, height=320)
+
+
+def by_sae(rows: pd.DataFrame, title: str, reference: float | None = None, own_scales: bool = False) -> alt.FacetChart:
+    """Draw one panel per value of ``panel``: every SAE a row, every part a point with its interval, a line at ``reference``.
+
+    `rows` is what `estimates` gives, with columns ``panel`` and ``part``.
+    """
+    order, panels = rows["sae_id"].unique().tolist(), rows["panel"].unique().tolist()
+    drawn = alt.Legend(values=rows["part"].unique().tolist(), orient="top")
+    base = alt.Chart().encode(
+        y=alt.Y("sae_id:N", title=None, sort=order, axis=alt.Axis(labelLimit=220)),
+        yOffset="part:N",
+        color=alt.Color("part:N", title=None, scale=PART_HUE, legend=drawn),
+        tooltip=["sae_id:N", "part:N", alt.Tooltip("text:N", title=title)],
+    )
+    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False))
+    layers = [with_interval(base, x, size=40)]
+    if reference is not None:
+        layers.append(alt.Chart().mark_rule(color=INK, strokeDash=[3, 3]).encode(x=alt.datum(reference)))
+    chart = alt.layer(*layers, data=rows).properties(width=250, height=26 * len(order))
+    chart = chart.facet(facet=alt.Facet("panel:N", title=None, sort=panels), columns=2)
+    return chart.resolve_scale(x="independent") if own_scales else chart
 
 
 def damage(table: pd.DataFrame) -> alt.LayerChart:
@@ -60,26 +86,23 @@ def damage(table: pd.DataFrame) -> alt.LayerChart:
         "random": "x + random direction",
         "difference": "x + difference of two activations",
     }
-    rows = []
-    for part, words in PART_NAMES.items():
-        for kind, label in names.items():
-            name = f"kl_{kind}_{part}"
-            values = {"value": table[name], "low": table[f"{name}_low"], "high": table[f"{name}_high"]}
-            rows.append(table[["sae_id"]].assign(**values, part=words, kind=label))
-    data = pd.concat(rows, ignore_index=True)
-    data = data.assign(text=texts(data, "value", "low", "high")).round(5)
-    sae = chooser("sae", table["sae_id"].tolist(), "SAE")
-    base = alt.Chart(data).transform_filter(alt.datum.sae_id == sae)
-    y_axis = alt.Y("kind:N", title=None, sort=list(names.values()), axis=alt.Axis(labelLimit=260))
-    hue = alt.Color("part:N", legend=None, scale=PART_HUE)
-    x_axis = alt.X("value:Q", title="KL to the original, nats per token")
-    bars = base.mark_bar(opacity=0.75).encode(y=y_axis, x=x_axis, color=hue, tooltip=["part:N", "kind:N", "text:N"])
-    rules = base.mark_rule(strokeWidth=2, color=INK).encode(y=y_axis, x="low:Q", x2="high:Q")
-    layered = alt.layer(bars, rules, data=data).properties(width=420, height=80)
-    rows_of = alt.Row(
-        "part:N", title=None, sort=list(PART_NAMES.values()), header=alt.Header(labelAngle=0, labelAlign="left")
+    metrics = {
+        f"kl_{kind}_{part}": {"part": words, "kind": label}
+        for part, words in PART_NAMES.items()
+        for kind, label in names.items()
+    }
+    data, sae = estimates(table, metrics), chooser("sae", table["sae_id"].tolist(), "SAE")
+    base = alt.Chart().encode(
+        y=alt.Y("kind:N", title=None, sort=list(names.values()), axis=alt.Axis(labelLimit=260)),
+        color=alt.Color("part:N", legend=None, scale=PART_HUE),
+        tooltip=["part:N", "kind:N", "text:N"],
     )
-    return layered.facet(row=rows_of).add_params(sae)
+    x = alt.X("value:Q", title="KL to the original, nats per token")
+    bars = with_interval(base, x, "bar", rule={"strokeWidth": 2, "color": INK}, opacity=0.75)
+    layered = alt.layer(bars, data=data).transform_filter(alt.datum.sae_id == sae).properties(width=420, height=80)
+    header = alt.Header(labelAngle=0, labelAlign="left")
+    rows = alt.Row("part:N", title=None, sort=list(PART_NAMES.values()), header=header)
+    return layered.facet(row=rows).add_params(sae)
 
 
 def mixing(grid: pd.DataFrame) -> alt.LayerChart:
