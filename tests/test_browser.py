@@ -187,7 +187,9 @@ def test_on_a_phone_charts_fit_or_scroll_inside_themselves(browser: Browser, sit
         wide = seen.page.evaluate(
             f"{charts}.filter(one => one.scrollWidth > one.clientWidth).map(one => one.ariaLabel)"
         )
-        assert all(name.startswith(("Figure 4.", "Figure 5.")) for name in wide), "only cells and tokens need more width"
+        assert all(name.startswith(("Figure 4.", "Figure 5.")) for name in wide), (
+            "only cells and tokens need more width"
+        )
 
 
 def test_code_is_folded_and_opens_with_the_keyboard(page: Page) -> None:
