@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,12 @@ import pytest
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from explorer_page import MODULES  # noqa: E402
+from explorer_page import MODULES, SAES, Ask  # noqa: E402
 
 from dm_utils.engine.explorer import Kernel  # noqa: E402
 from dm_utils.engine.explorer_site import write_site  # noqa: E402
 from dm_utils.engine.store import Store  # noqa: E402
 from dm_utils.engine.study import Study, load_profile  # noqa: E402
-
-SAES = ("resid_3_topk_2048_l0_16", "resid_3_jumprelu_512_l0_32", "resid_1_topk_2048_l0_16")
-Ask = Callable[[list[dict[str, Any]]], list[Any]]
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,14 @@
-"""A small page with the explorer in it, for the browser tests."""
+"""What the explorer's tests are about: which SAEs, and a small page with the explorer in it."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+SAES = ("resid_3_topk_2048_l0_16", "resid_3_jumprelu_512_l0_32", "resid_1_topk_2048_l0_16")
+Ask = Callable[[list[dict[str, Any]]], list[Any]]  # the page's engine: requests in, answers out
 MODULES = Path(__file__).resolve().parents[2] / "src/dm_utils/charts/explorer"
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>Explorer</title>

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SAES, Ask
+from explorer_page import SAES, Ask
 
 from dm_utils.engine import explorer_contract as contract
 from dm_utils.engine.explorer import Kernel

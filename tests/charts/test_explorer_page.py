@@ -9,8 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import SAES
-from explorer_page import make_page
+from explorer_page import MODULES, SAES, make_page
 from playwright.sync_api import Browser, Page
 from site_browser import Visit, launch, serve, visit
 from test_explorer_engines import TEXTS, same
@@ -103,8 +102,6 @@ def test_hostile_text_stays_text(seen: Visit) -> None:
 
 
 def test_no_module_writes_markup() -> None:
-    from explorer_page import MODULES
-
     for path in MODULES.glob("*.js"):
         source = path.read_text(encoding="utf-8")
         assert "innerHTML" not in source and "insertAdjacentHTML" not in source and "document.write" not in source, path

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SAES
-from explorer_page import MODULES
+from explorer_page import MODULES, SAES
 from site_browser import launch, serve, visit
 from test_explorer_engines import TEXTS, same
 
