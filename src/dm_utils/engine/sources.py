@@ -19,6 +19,7 @@ PLUMBING = {
     "world.hub",
     "world.memory",
     "world.needs",
+    "world.shapes",
     "engine.housekeeping",
     "engine.store",
     "engine.sources",
