@@ -37,13 +37,18 @@ from dm_utils.maths.encoder import encoder_of
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Split
 from dm_utils.world import models, saes
+from dm_utils.world.needs import shape_of
+from dm_utils.world.profiles import load_profile
 
-# layers, d_model, heads, key-value heads, d_head, d_mlp, vocabulary, the paper's layer
-SHAPES = {
-    "2b": (26, 2304, 8, 4, 256, 9216, 256_000, 12),
-    "9b": (42, 3584, 16, 8, 256, 14336, 256_000, 20),
-    "small": (4, 256, 4, 2, 64, 1024, 4096, 2),
-}
+
+def shape(profile: str) -> tuple[int, ...]:
+    """Layers, d_model, heads, key-value heads, d_head, d_mlp, vocabulary, the paper's layer."""
+    named = load_profile(profile)
+    s = shape_of(named)
+    return (s.n_layers, s.d_model, s.heads, s.key_heads, s.d_head, s.d_mlp, s.vocabulary, named.layer)
+
+
+SHAPES = {"2b": shape("gemma-2-2b"), "9b": shape("gemma-2-9b"), "small": (4, 256, 4, 2, 64, 1024, 4096, 2)}
 METRICS = ("r2_error_norm", "r2_error_vector", "fvu", "fvu_nonlinear")
 TOLERANCE = 1e-3
 DENSE = 2**28  # latents that the released procedure holds at once: 1 GiB of float32

@@ -58,10 +58,11 @@ def parameters(root, **sizes):
     return named | {"n_contexts": 60, "ctx_len": 32, "skip": 6, "n_bootstrap": 100} | sizes
 
 
-def write_world(root, ks=(4,)):
-    """All of it below `root`: model/, saes/topk_K/ for each k, mine.txt."""
+def write_world(root, ks=(4,), widths=(64,)):
+    """All of it below `root`: model/, saes/topk_K/ for each k (topk_K_WIDTH beyond the first width), mine.txt."""
     write_model(root / "model")
     for k in ks:
-        write_sae(root / "saes" / f"topk_{k}", k)
+        for width in widths:
+            write_sae(root / "saes" / (f"topk_{k}" if width == widths[0] else f"topk_{k}_{width}"), k, width)
     write_text(root / "mine.txt")
     return root

@@ -30,14 +30,16 @@ SMALL = {
     "06_1_pursuit": {"pursuit_contexts": 40, "control_tokens": 256},
     "06_2_between_saes": {"neighbour_contexts": 40},
     "B_modelling": {"n_draws": 3},
-    "C_synthetic": {"levels": [0.0, 0.1], "masked": [0.0, 0.5]},
+    "C_synthetic": {"levels": [0.0, 0.1, 0.2], "masked": [0.0, 0.5]},
     "D_random_data": {"d": 24},
 }
 
 
-@pytest.fixture(scope="module", params=[(4,), (2, 8), (2, 4, 8, 16)], ids=["one SAE", "two", "four"])
+@pytest.fixture(
+    scope="module", params=[((4,), (64,)), ((2, 8), (64,)), ((2, 8), (64, 128))], ids=["one SAE", "two", "four"]
+)
 def world(request, tmp_path_factory):
-    return write_world(tmp_path_factory.mktemp("world"), request.param)
+    return write_world(tmp_path_factory.mktemp("world"), *request.param)
 
 
 @pytest.mark.matrix

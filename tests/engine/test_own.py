@@ -269,3 +269,12 @@ def test_a_profile_reads_sites_l0_and_width_of_your_saes(tmp_path, ks, near):
     assert (profile.width, profile.layer, list(profile.releases)) == (64, 2, ["resid"])
     assert Study(profile).sae().id == f"topk_{near}"
     assert load_profile("lab", **parameters(tmp_path, near_l0=3.0)).near_l0 == 3
+
+
+def test_an_sae_of_your_own_with_a_nan_is_refused_by_the_name_of_its_part(study):
+    sae = own.load_own_sae(SAES / NAME)
+    sae.W_dec[3, 5] = float("nan")
+    with pytest.raises(
+        ParameterError, match=r"W_dec of the SAE 'blocks.3.hook_resid_post': 1 of \d+ values are NaN or"
+    ):
+        dm.decompose_sae(study.model, sae, study.contexts)

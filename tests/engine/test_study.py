@@ -148,3 +148,27 @@ def test_a_dead_decoder_is_measured(study, ref, tmp_path, monkeypatch, bias):
     assert row.r2_error_vector == pytest.approx(1, abs=1e-5), "the error is x, moved"
     assert np.isnan(row.shrinkage) == (bias == 0)
     assert np.isnan(row.r2_sae_norm)
+
+
+def test_the_released_protocol_is_computed_beside_the_texts_own(study, ref):
+    """Against scikit-learn without an intercept, from position 1, and an FVU over every token."""
+    from sklearn.linear_model import LinearRegression
+
+    from dm_utils.engine.released import released_protocol
+
+    table = released_protocol(study, ref).set_index(["skip", "intercept", "metric"])
+    row = study.measure([ref]).iloc[0]
+    for metric in ("fvu", "fvu_nonlinear", "r2_error_norm", "r2_error_vector"):
+        assert table.value[64, True, metric] == pytest.approx(row[metric], abs=1e-6)
+    other = Study(study.profile.with_overrides(skip=1), study.store)
+    site, x = other.site(), other.site().x.double().numpy()
+    error = x - study.load_sae(ref)(site.x).double().numpy()
+    fit = site.split.fit.numpy()
+    nonlinear = error - LinearRegression(fit_intercept=False).fit(x[fit], error[fit]).predict(x)
+    expected = (nonlinear**2).sum() / ((x - x.mean(0)) ** 2).sum()
+    assert table.all_tokens[1, False, "fvu_nonlinear"] == pytest.approx(expected, rel=1e-4)
+    norm = (error**2).sum(1)
+    left = (norm - LinearRegression(fit_intercept=False).fit(x[fit], norm[fit]).predict(x))[~fit]
+    expected = 1 - (left**2).sum() / ((norm[~fit] - norm[~fit].mean()) ** 2).sum()
+    assert table.value[1, False, "r2_error_norm"] == pytest.approx(expected, abs=1e-4)
+    assert table.all_tokens[64, True, "fvu"] == pytest.approx(row.fvu, rel=0.2)

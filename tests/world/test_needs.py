@@ -23,7 +23,7 @@ def config_of(model):
     return kind(**sizes, tie_word_embeddings=s.tied)
 
 
-@pytest.mark.parametrize("model", needs.SHAPES)
+@pytest.mark.parametrize("model", [model for model in needs.SHAPES if model != "lab"])
 def test_the_parameter_count_is_that_of_the_architecture(model):
     from transformers import AutoModelForCausalLM
 
@@ -32,7 +32,7 @@ def test_the_parameter_count_is_that_of_the_architecture(model):
     assert sum(p.numel() for p in built.parameters()) == needs.SHAPES[model].parameters
 
 
-@pytest.mark.parametrize("model", [model for model in needs.SHAPES if "gpt2" not in model])
+@pytest.mark.parametrize("model", [model for model in needs.SHAPES if "/" in model and "gpt2" not in model])
 def test_the_sizes_are_those_that_transformer_lens_knows(model):
     from transformer_lens.loading_from_pretrained import convert_hf_model_config
 
@@ -40,12 +40,6 @@ def test_the_sizes_are_those_that_transformer_lens_knows(model):
     names = {"n_layers": "n_layers", "d_model": "d_model", "d_mlp": "d_mlp", "n_heads": "heads", "d_head": "d_head"}
     names |= {"n_key_value_heads": "key_heads", "d_vocab": "vocabulary"}
     assert {name: theirs[name] for name in names} == {name: getattr(ours, mine) for name, mine in names.items()}
-
-
-def test_every_profile_agrees_with_its_models_shape():
-    for profile in map(load_profile, profile_names()):
-        shape = needs.shape_of(profile)
-        assert (shape.n_layers, shape.d_model) == (profile.n_layers, profile.d_model), profile.name
 
 
 def test_the_lab_counts_its_own_files():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformer_lens.model_bridge import TransformerBridge
 
-    from dm_utils.maths.decomposition import ErrorReport
+    from dm_utils.maths.decomposition import ErrorReport, Interval
 
 log = logging.getLogger("dm_utils")
 SNAPSHOT = re.compile(r".*/models--(.+?)--(.+?)/snapshots/.*")  # a model of the hub in its local cache
@@ -54,6 +54,7 @@ def decompose_sae(
     device: str = "auto",
     seed: int = 0,
     n_bootstrap: int = 1000,
+    interval: Interval = "held-out",
 ) -> ErrorReport:
     """Decompose the error of your own SAE (Eqs. 10–15), from the model and the text up.
 
@@ -69,7 +70,7 @@ def decompose_sae(
     ctx_len, skip : tokens in a context, and how many leading ones are left out. Default: the SAE's training length
         (at most 1024, and what the model takes), and a fifth of it (the paper: 200 of 1024).
     batch, dtype, device : how the model runs; dtype and device hold for a model that is loaded here.
-    seed, n_bootstrap : as for `decompose`. Intervals resample contexts.
+    seed, n_bootstrap, interval : as for `decompose`. Intervals resample contexts.
 
     Raises
     ------
@@ -79,12 +80,14 @@ def decompose_sae(
     import torch
 
     from dm_utils.maths.decomposition import decompose
+    from dm_utils.world.saes import check_weights
 
     if not isinstance(model, str | Path) and not hasattr(model, "run_with_hooks"):
         raise ParameterError(
             f"model = {type(model).__name__}: give a TransformerBridge or HookedTransformer, a hub id, or a local folder"
         )
     sae = load_own_sae(sae)
+    check_weights(sae, sae.cfg.metadata.hook_name or "of yours")
     name = str(model) if isinstance(model, str | Path) else str(model.cfg.model_name)
     model = load_own_model(model, sae, dtype, device)
     hook = fitting_hook(model, sae, hook_name, anyway, name)
@@ -92,7 +95,7 @@ def decompose_sae(
     skip = contexts.shape[1] // 5 if skip is None else skip
     x = own_activations(model, contexts, hook, skip, sae, batch)
     groups = torch.arange(len(contexts)).repeat_interleave(contexts.shape[1] - 1 - skip)
-    report = decompose(x, _reconstruct(sae, x), groups=groups, seed=seed, n_bootstrap=n_bootstrap)
+    report = decompose(x, _reconstruct(sae, x), groups=groups, seed=seed, n_bootstrap=n_bootstrap, interval=interval)
     if report.fvu.value > 1:
         log.warning(
             "FVU %.2f: the SAE is worse than the mean. Does it belong to this model and hook?", report.fvu.value

@@ -20,6 +20,7 @@ PLUMBING = {
     "world.hub",
     "world.memory",
     "world.needs",
+    "world.shapes",
     "engine.housekeeping",
     "engine.store",
     "engine.sources",

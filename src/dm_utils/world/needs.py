@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from dm_utils.base.errors import ParameterError, require
 from dm_utils.world.profile import Component, Profile
 from dm_utils.world.profiles import load_profile, profile_names
+from dm_utils.world.shapes import SHAPES, Shape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,52 +61,10 @@ MACHINES: tuple[Machine, ...] = (
 MACHINES += (Machine("A100 80 GB", 80 * GB, 160 * GB, 19.5e12), Machine("H200", 141 * GB, 200 * GB, 67e12))
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a language model, as its published config.json has them, and the bytes per number of its files."""
-
-    n_layers: int
-    d_model: int
-    d_mlp: int
-    heads: int
-    key_heads: int
-    d_head: int
-    vocabulary: int
-    file_bytes: int
-    positions: int = 0
-    gated: bool = True
-    tied: bool = True
-    norms: int = 4  # vectors of length d_model per layer
-    biases: bool = False
-    head_norms: int = 0  # vectors of length d_head per layer
-    needs_licence: bool = True
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the model has."""
-        d, f, h = self.d_model, self.d_mlp, self.d_head
-        attention = d * h * (2 * self.heads + 2 * self.key_heads)
-        layer = attention + (3 if self.gated else 2) * d * f + self.norms * d + self.head_norms * h
-        layer += (4 * d + f + d) if self.biases else 0
-        ends = self.vocabulary * d * (1 if self.tied else 2) + self.positions * d + d * (2 if self.biases else 1)
-        return self.n_layers * layer + ends
-
-
-SHAPES = {
-    "openai-community/gpt2": Shape(
-        12, 768, 3072, 12, 12, 64, 50257, 4, 1024, gated=False, biases=True, needs_licence=False
-    ),
-    "google/gemma-2-2b": Shape(26, 2304, 9216, 8, 4, 256, 256000, 4),
-    "google/gemma-2-9b": Shape(42, 3584, 14336, 16, 8, 256, 256000, 4),
-    "google/gemma-3-1b-pt": Shape(26, 1152, 6912, 4, 1, 256, 262144, 2, head_norms=2),
-    "meta-llama/Llama-3.1-8B": Shape(32, 4096, 14336, 32, 8, 128, 128256, 2, tied=False, norms=2),
-}
-
-
 def shape_of(profile: Profile) -> Shape:
     """The sizes of a profile's model. Raises ParameterError for a model that is not a profile's own."""
     if profile.model == "lab":
-        return Shape(profile.n_layers, profile.d_model, 512, 4, 2, 32, 4096, 2, needs_licence=False)
+        return replace(SHAPES["lab"], n_layers=profile.n_layers, d_model=profile.d_model)
     require(profile.model, SHAPES, "model with known sizes")
     return SHAPES[profile.model]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from dm_utils.base.errors import ParameterError, require, shown
 from dm_utils.world.profile import Profile
+from dm_utils.world.shapes import SHAPES
 
 _GEMMA = {
     "n_contexts": 300,
@@ -24,8 +25,6 @@ _PROFILES: dict[str, dict[str, Any]] = {
     "lab": {
         "title": "the lab model",
         "model": "lab",
-        "n_layers": 6,
-        "d_model": 128,
         "dataset": "stdlib-docs",
         "releases": {"resid": ("lab",), "mlp": ("lab",), "att": ("lab",)},
         "layer": 3,
@@ -40,8 +39,6 @@ _PROFILES: dict[str, dict[str, Any]] = {
         **_GEMMA,
         "title": "GPT-2 small",
         "model": "openai-community/gpt2",
-        "n_layers": 12,
-        "d_model": 768,
         "releases": {
             "resid": ("gpt2-small-resid-post-v5-32k", "gpt2-small-resid-post-v5-128k"),
             "mlp": ("gpt2-small-mlp-out-v5-32k",),
@@ -56,8 +53,6 @@ _PROFILES: dict[str, dict[str, Any]] = {
         **_GEMMA,
         "title": "Gemma 2 2B",
         "model": "google/gemma-2-2b",
-        "n_layers": 26,
-        "d_model": 2304,
         "releases": {
             "resid": ("gemma-scope-2b-pt-res",),
             "mlp": ("gemma-scope-2b-pt-mlp",),
@@ -74,8 +69,6 @@ _PROFILES: dict[str, dict[str, Any]] = {
         **_GEMMA,
         "title": "Gemma 2 9B",
         "model": "google/gemma-2-9b",
-        "n_layers": 42,
-        "d_model": 3584,
         "releases": {
             "resid": ("gemma-scope-9b-pt-res",),
             "mlp": ("gemma-scope-9b-pt-mlp",),
@@ -90,8 +83,6 @@ _PROFILES: dict[str, dict[str, Any]] = {
         **_GEMMA,
         "title": "Gemma 3 1B",
         "model": "google/gemma-3-1b-pt",
-        "n_layers": 26,
-        "d_model": 1152,
         "releases": {
             "resid": ("gemma-scope-2-1b-pt-res", "gemma-scope-2-1b-pt-res-all"),
             "mlp": ("gemma-scope-2-1b-pt-mlp", "gemma-scope-2-1b-pt-mlp-all"),
@@ -107,8 +98,6 @@ _PROFILES: dict[str, dict[str, Any]] = {
         **_GEMMA,
         "title": "Llama 3.1 8B",
         "model": "meta-llama/Llama-3.1-8B",
-        "n_layers": 32,
-        "d_model": 4096,
         "releases": {
             "resid": ("llama_scope_lxr_8x", "llama_scope_lxr_32x"),
             "mlp": ("llama_scope_lxm_8x", "llama_scope_lxm_32x"),
@@ -137,7 +126,8 @@ def load_profile(name: str = "lab", **overrides: Any) -> Profile:
     if not isinstance(name, str):
         raise ParameterError(f"profile = {shown(name)}: it must be one of {', '.join(_PROFILES)}")
     require(name, _PROFILES, "profile")
-    shipped = Profile(name=name, **_PROFILES[name])
+    shape = SHAPES[_PROFILES[name]["model"]]
+    shipped = Profile(name=name, n_layers=shape.n_layers, d_model=shape.d_model, **_PROFILES[name])
     given = {field: value for field, value in overrides.items() if value is not None}
     _keep_sizes(shipped, given)
     if given.keys() & {"model", "releases"}:
