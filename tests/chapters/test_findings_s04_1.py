@@ -82,6 +82,11 @@ def test_sentences_count_saes_with_their_intervals():
     assert "falls in 2 of 2 steps" in findings.over_the_suite(AS_PAPER)
 
 
+def test_one_layer_alone_has_no_shape():
+    alone = verdicts(AS_PAPER, layers([0.9], [0.3]))
+    assert (alone["first"], alone["last"], alone["token"]) == (UNTESTABLE, UNTESTABLE, HOLDS)
+
+
 def test_the_middle_half_of_the_layers():
     assert findings.middle(PAPERS, 6).tolist() == [False, False, True, True, False, False]
 

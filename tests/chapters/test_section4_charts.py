@@ -118,6 +118,14 @@ def test_the_breakdown_names_its_areas_and_shows_its_bands_on_request():
     assert shown == hidden + 2 * len(edges)
 
 
+def test_the_measured_heights_are_fvu_and_its_nonlinear_part():
+    row = {"d_sae": 512, "fvu": 0.2, "fvu_low": 0.19, "fvu_high": 0.21}
+    row |= {"fvu_nonlinear": 0.1, "fvu_nonlinear_low": 0.09, "fvu_nonlinear_high": 0.11}
+    found = book_charts.measured_heights(pd.DataFrame([row])).set_index("part")
+    assert found.loc["absent", ["low", "value", "high"]].tolist() == [0.19, 0.2, 0.21]
+    assert found.loc["nonlinear", ["low", "value", "high"]].tolist() == [0.09, 0.1, 0.11]
+
+
 def test_token_lines_keep_the_order_of_their_saes_and_draw_the_level():
     tokens = pd.DataFrame({"index": [0, 1] * 2, "token": list("abab"), "sae": ["512"] * 2 + ["1,024"] * 2})
     chart = book_charts.token_lines(tokens.assign(error_norm2=[1.0, 2, 3, 4]), level=("mean nonlinear error", 1.5))

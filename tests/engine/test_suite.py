@@ -1,7 +1,9 @@
 """Which SAEs belong together, and how often a metric falls between neighbours."""
 
 import pandas as pd
+import pytest
 
+from dm_utils.base.errors import ParameterError
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
 from dm_utils.engine.suite import Steps, main_suite, steps
 
@@ -36,3 +38,8 @@ def test_the_main_suite_is_the_most_frequent_architecture_near_powers_of_two():
     table = pd.DataFrame({"architecture": ["topk", "topk", "jumprelu"], "l0": [15.2, 31.0, 7.8]})
     assert main_suite(table)["near_l0"].tolist() == [16, 32]
     assert main_suite(table, "jumprelu")["near_l0"].tolist() == [8]
+
+
+def test_an_architecture_that_no_sae_has_is_named():
+    with pytest.raises(ParameterError, match=r"unknown architecture 'topq'.*Did you mean 'topk'"):
+        main_suite(pd.DataFrame({"architecture": ["topk"], "l0": [8.0]}), "topq")

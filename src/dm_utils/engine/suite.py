@@ -8,13 +8,14 @@ from statistics import mode
 import numpy as np
 import pandas as pd
 
+from dm_utils.base.errors import require
 from dm_utils.base.verdicts import verdict
 from dm_utils.maths.resampling import Estimate
 
 
 def near_l0(l0: pd.Series) -> pd.Series:
     """The power of two nearest to each L0 (in its logarithm): what SAEs of one line share."""
-    return l0.astype(float).map(lambda value: 2 ** round(np.log2(value)))
+    return pd.Series(2.0 ** np.log2(l0.to_numpy(float)).round(), index=l0.index).astype(int)
 
 
 def estimates(table: pd.DataFrame, metric: str) -> list[Estimate]:
@@ -25,6 +26,7 @@ def estimates(table: pd.DataFrame, metric: str) -> list[Estimate]:
 def main_suite(table: pd.DataFrame, architecture: str | None = None) -> pd.DataFrame:
     """The SAEs that lines join, with a column `near_l0`: those of one architecture, by default the most frequent one."""
     chosen = architecture or mode(table["architecture"])
+    require(chosen, table["architecture"].unique(), "architecture")
     return table.assign(near_l0=near_l0(table["l0"]))[table["architecture"] == chosen]
 
 

@@ -51,7 +51,8 @@ def claims(
     """
     saes = estimates(pd.concat([table, by_layer]).drop_duplicates("sae_id"), R2)
     layers = by_layer.sort_values("layer")
-    first, *_, last = r2 = estimates(layers, R2)
+    r2 = estimates(layers, R2)
+    first, last = r2[0], r2[-1]
     inside = [value for value, chosen in zip(r2, middle(layers, n_layers), strict=True) if chosen]
     identity = estimates(layers, IDENTITY)
     wider, denser = steps(main, R2, "d_sae", "near_l0"), steps(main, R2, "near_l0", "d_sae")
@@ -91,6 +92,8 @@ def claims(
 def span(values: list[Estimate]) -> str:
     """The least and the largest of several values."""
     numbers = [value.value for value in values]
+    if not numbers:
+        return "no SAE"
     return f"{min(numbers):.2f} to {max(numbers):.2f}"
 
 
