@@ -17,7 +17,8 @@ from dm_utils.book import build
 from dm_utils.book import published as exports
 from dm_utils.book.chapter import COLUMNS, Chapter
 from dm_utils.book.cli import app
-from dm_utils.charts import dots as results_charts
+from dm_utils.chapters.results import charts as results_charts
+from dm_utils.charts.dots import dots
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
 from dm_utils.world.profiles import load_profile
@@ -94,7 +95,7 @@ def test_charts_hold_every_profile_and_let_the_reader_choose(folder):
     assert len(lists["metric"]) == len(METRICS)
     (data,) = spec["datasets"].values()
     assert len(data) == sum(len(one.rows) - 1 for one in found)
-    spec = results_charts.dots(exports.reported_rows(found), "profile", band=True).to_dict()
+    spec = dots(exports.reported_rows(found), "profile", band=True).to_dict()
     (data,) = spec["datasets"].values()
     assert {row["profile"] for row in data} == {"lab", "lab-layer-2"}
     assert {(row["paper_low"], row["paper_high"]) for row in data} == {(0.7, 0.95), (0.15, 0.72), (247_000, 247_000)}
