@@ -11,10 +11,10 @@ SKIP := $(foreach p,cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvi
 	nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton,--no-emit-package $(p))
 
 .DEFAULT_GOAL := help
-.PHONY: help book test serve jupyter chapter screenshots lab lock clean
+.PHONY: help book test test-machines audit serve jupyter chapter screenshots lab lock house clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
@@ -43,8 +43,20 @@ test: $(READY)  ## Check style and types, run the tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -ra $(ARGS)
 
+test-machines: $(READY)  ## The suite as other machines run it: older instructions, 1, 2 and 4 threads, random order (hours)
+	@for capability in default avx2; do for threads in 1 2 4; do \
+		echo "::: $$capability, $$threads threads"; \
+		ATEN_CPU_CAPABILITY=$$capability OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest --random-order $(ARGS) || exit 1; \
+	done; done
+
+audit:  ## Look the locked versions up among the known vulnerabilities
+	.ci/audit
+
 screenshots: $(READY)  ## Take the README's pictures from the built site (needs Chromium)
 	$(BIN)/python tests/screenshots.py
+
+house: $(READY)  ## Draw the picture of the package in CONTRIBUTING.md from its imports
+	PYTHONPATH=tests $(BIN)/python tests/draw_house.py
 
 lab: $(READY)  ## Train the lab's model and SAEs again, from nothing, into _build/lab (resumes when interrupted)
 	$(BIN)/python -m dm_utils.lab --work _build/lab $(ARGS)

@@ -44,7 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     find_browser()
     layout = make_checkout(tmp_path_factory.mktemp("demo") / "checkout")
     os.environ.setdefault("DM_ASSETS", str(ROOT / "_build/assets"))
-    execute_chapters(layout, {})
+    assert not execute_chapters(layout, {})
     build_site(layout)
     with serve(layout.html) as address:
         yield address

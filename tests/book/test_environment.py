@@ -65,3 +65,13 @@ def test_the_browser_packages_are_locked_exactly() -> None:
     assert locked[""]["dependencies"] == asked
     assert {name: locked[f"node_modules/{name}"]["version"] for name in asked} == asked
     assert all("integrity" in package for path, package in locked.items() if path)
+
+
+def test_no_source_loads_what_can_run_code() -> None:
+    """What SECURITY.md promises: safetensors, JSON and Parquet; no pickle, and no code that comes with a model."""
+    forbidden = re.compile(
+        r"torch\.load\(|\bimport pickle|pickle\.loads?\(|trust_remote_code=True|allow_pickle=True|\byaml\.load\(|\bos\.system\(|shell=True"
+    )
+    for path in (ROOT / "src").rglob("*.py"):
+        found = [line for line in path.read_text().splitlines() if forbidden.search(line)]
+        assert not found, f"{path}: {found}"

@@ -5,18 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from demo import ROOT, make_checkout
 from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
-from dm_utils import charts as book_charts
 from dm_utils.base.errors import ParameterError
 from dm_utils.book import build
 from dm_utils.book import published as exports
 from dm_utils.book.chapter import COLUMNS, Chapter
 from dm_utils.book.cli import app
 from dm_utils.chapters.results import charts as results_charts
+from dm_utils.charts.dots import dots
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
 from dm_utils.world.profiles import load_profile
@@ -53,7 +55,7 @@ def folder(tables, tmp_path_factory):
     for name, written in tables.items():
         done = RUN.invoke(app, ["export", "--name", name, "--tables", str(written), "--to", str(folder)])
         assert done.exit_code == 0, done.output
-        assert f"{name}.json" in done.output and "results of 1 chapters" in done.output
+        assert f"{name}.parquet" in done.output and "results of 1 chapters" in done.output
     return folder
 
 
@@ -93,7 +95,7 @@ def test_charts_hold_every_profile_and_let_the_reader_choose(folder):
     assert len(lists["metric"]) == len(METRICS)
     (data,) = spec["datasets"].values()
     assert len(data) == sum(len(one.rows) - 1 for one in found)
-    spec = book_charts.dots(exports.reported_rows(found), "profile", band=True).to_dict()
+    spec = dots(exports.reported_rows(found), "profile", band=True).to_dict()
     (data,) = spec["datasets"].values()
     assert {row["profile"] for row in data} == {"lab", "lab-layer-2"}
     assert {(row["paper_low"], row["paper_high"]) for row in data} == {(0.7, 0.95), (0.15, 0.72), (247_000, 247_000)}
@@ -132,8 +134,12 @@ def test_what_is_no_result_is_named(tmp_path):
     pd.DataFrame([{"chapter": "a", "value": 1.0}], columns=COLUMNS).to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(ParameterError, match=r"'../x': a published profile's name has letters"):
         exports.export(tmp_path, "../x", tmp_path)
-    (tmp_path / "x.json").write_text('{"format": 1, "columns": ["a"]}')
-    with pytest.raises(ValueError, match=r"x.json is not a file of results .*another version.*`dm export`"):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"x.parquet is not a file of results .*`dm export`"):
+        exports.published(tmp_path, tmp_path)
+    table = pa.table({"a": [1]}).replace_schema_metadata({exports.HEADER: b'{"format": 1}'})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"x.parquet is not a file of results .*another version.*`dm export`"):
         exports.published(tmp_path, tmp_path)
     assert RUN.invoke(app, ["export", "--tables", str(tmp_path / "none")]).exit_code == 1
 
@@ -144,10 +150,8 @@ def test_results_of_an_earlier_edition_stay_readable(tables, tmp_path):
     (tmp_path / "tables").mkdir()
     older.to_csv(tmp_path / "tables/04_1_error_norms.csv", index=False)
     path = exports.export(tmp_path / "tables", "older", tmp_path)
-    entry = json.loads(path.read_text())
-    at = entry["columns"].index("hook_name")
-    fewer = {"columns": entry["columns"][:at] + entry["columns"][at + 1 :]}
-    path.write_text(json.dumps(entry | fewer | {"rows": [row[:at] + row[at + 1 :] for row in entry["rows"]]}))
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["hook_name"]), path)
     rows = exports.read(path).rows
     assert rows.columns.tolist() == COLUMNS
     np.testing.assert_allclose(rows["value"], older["value"], rtol=1e-7)
@@ -191,7 +195,7 @@ def test_the_page_of_results_runs_last_and_again_when_they_change(tmp_path):
     for _ in range(2):
         build.execute_chapters(layout, {})
     assert log.read_text() == "size 1;"
-    (layout.root / "src/dm_utils/book/results/other.json").write_text("{}")
+    (layout.root / "src/dm_utils/book/results/other.parquet").write_bytes(b"")
     build.execute_chapters(layout, {})
     assert log.read_text() == "size 1;size 1;"
     assert json.loads((layout.executed / "demo.json").read_text())["key"] == build.chapter_key(

@@ -1,12 +1,13 @@
 """Published results: one small file per profile, written where the hardware is and shown by the book everywhere.
 
-`dm export` gathers the tables that the chapters wrote into `results/PROFILE.json` beside this module. The page "Results
-by profile" shows those files beside the results of the build that it is part of.
+`dm export` gathers the tables that the chapters wrote into `results/PROFILE.parquet` beside this module: the rows, and a small
+header that says how they were made. The page "Results by profile" shows those files beside the results of its own build.
 """
 
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import math
 import os
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dm_utils import __version__
 from dm_utils.base.errors import ParameterError
@@ -26,7 +29,7 @@ from dm_utils.book.parameters import assigned_literals
 from dm_utils.world.profiles import load_profile, profile_names
 
 FOLDER = Path(__file__).parent / "results"
-FORMAT = 1
+FORMAT = 2
 NUMBERS = ("d_sae", "l0", "value", "ci_low", "ci_high")
 CORE = {
     "chapter",
@@ -38,7 +41,7 @@ CORE = {
     "paper_value",
 }  # what a table of results has at least
 TEXT = [name for name in COLUMNS if name not in NUMBERS]
-DIGITS = 8  # significant, of every number that is published
+HEADER = b"dm_results"  # the header's place in the metadata of a Parquet file
 
 
 @dataclass(frozen=True)
@@ -97,21 +100,13 @@ def export(tables: Path, profile: str, folder: Path = FOLDER, title: str | None 
         "device": device_name(),
         "parameters": injected(tables.parent),
     }
-    entry = {"format": FORMAT, "profile": profile, "title": known, "made": made, "columns": COLUMNS}
-    values = [
-        [_plain(value) for value in row] for row in rows.assign(profile=profile).itertuples(index=False, name=None)
-    ]
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in values)
-    head = json.dumps(entry, ensure_ascii=False, indent=1).removesuffix("\n}")
-    target = folder / f"{profile}.json"
-    write_atomic(target, f'{head},\n "rows": [\n{lines}\n]\n}}\n'.encode())
+    header = {"format": FORMAT, "profile": profile, "title": known, "made": made}
+    table = pa.Table.from_pandas(rows.assign(profile=profile), preserve_index=False)
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({HEADER: json.dumps(header).encode()}), buffer, compression="zstd")
+    target = folder / f"{profile}.parquet"
+    write_atomic(target, buffer.getvalue())
     return target
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return None if math.isnan(value) else float(f"{value:.{DIGITS}g}")
-    return value.item() if hasattr(value, "item") else value
 
 
 def device_name() -> str:
@@ -139,11 +134,11 @@ def read(path: Path) -> Results:
     ValueError : it is not one, or of another format; says what to do.
     """
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        if entry["format"] != FORMAT or not set(entry["columns"]) >= CORE:
+        table = pq.read_table(path)
+        header = json.loads((table.schema.metadata or {})[HEADER])
+        if header["format"] != FORMAT or not set(table.column_names) >= CORE:
             raise ValueError("it was written by another version of the book")
-        rows = _shaped(pd.DataFrame(entry["rows"], columns=entry["columns"]))
-        return Results(entry["profile"], entry["title"], entry["made"], rows)
+        return Results(header["profile"], header["title"], header["made"], _shaped(table.to_pandas()))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a file of results ({error}): write it again with `dm export`") from error
 
@@ -156,7 +151,7 @@ def published(tables: Path | None = None, folder: Path = FOLDER) -> list[Results
     """
     tables = tables or Path(os.environ.get("DM_TABLES", "tables"))
     found: dict[str, Results] = {}
-    for path in sorted(Path(os.environ.get("DM_RESULTS", folder)).glob("*.json"), key=lambda path: path.stem):
+    for path in sorted(Path(os.environ.get("DM_RESULTS", folder)).glob("*.parquet"), key=lambda path: path.stem):
         one = read(path)
         found[one.profile] = one
     if any(path.stem != "results" for path in tables.glob("*.csv")):
