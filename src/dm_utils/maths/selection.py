@@ -10,13 +10,12 @@ a product in int8, reads a matrix of 1 GiB there and 64 at 131 k, and its roundi
 from __future__ import annotations
 
 import logging
-import time
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dm_utils.maths.certified import exact_products, listed_products
+from dm_utils.maths.certified import exact_products, listed_products, processor_clock
 from dm_utils.maths.screen import LARGEST, Screen
 
 log = logging.getLogger("dm_utils")
@@ -104,11 +103,11 @@ class Selector:
         return _fastest[key]
 
     def _seconds(self, r: Tensor, chosen: Tensor, precision: torch.dtype | None) -> float:
-        timed, taken = Selector(self.units, precision), []
+        timed, taken, now = Selector(self.units, precision), [], processor_clock(r.device)
         for _ in range(3):
-            start = time.perf_counter()
+            start = now()
             timed.select(r, chosen)[0].sum().item()
-            taken.append(time.perf_counter() - start)
+            taken.append(now() - start)
         return min(taken)
 
 
