@@ -61,6 +61,10 @@ class Profile(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="the model's: 'float32', 'bfloat16' or 'float16'"
     )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="what SAEs encode in: 'float32', 'bfloat16' (screened and certified), or 'auto', the faster one",
+    )
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda', 'cuda:1', 'mps'")
     batch: Count = Field(default=16, description="a whole number of contexts per forward pass, at least 1")
     block: Count = Field(default=8192, description="a whole number of tokens per block of the engine, at least 1")

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from dm_utils.engine.store import Arrays
 from dm_utils.engine.study import Study
 from dm_utils.maths import masking, synthetic
-from dm_utils.maths.codes import encode, reconstruct
+from dm_utils.maths.encoding import encode, reconstruct
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split
 from dm_utils.world.sae_ref import SaeRef

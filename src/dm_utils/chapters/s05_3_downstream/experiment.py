@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dm_utils.base.names import PARTS
 from dm_utils.engine.splice import Spliced, splice
-from dm_utils.maths.codes import reconstruct
+from dm_utils.maths.encoding import reconstruct
 from dm_utils.maths.resampling import Bootstrap, Estimate, Sums
 
 if TYPE_CHECKING:

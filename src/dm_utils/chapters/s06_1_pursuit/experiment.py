@@ -19,8 +19,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dm_utils.engine.breakdown import WidthFits, curve, fvu_draws
-from dm_utils.maths.codes import Codes, encode, reconstruct
+from dm_utils.maths.codes import Codes
 from dm_utils.maths.decomposition import SCALARS, total_variance
+from dm_utils.maths.encoding import encode, reconstruct
 from dm_utils.maths.pursuit import SparseCodes, gradient_pursuit, pursuit_codes, refit_weights
 from dm_utils.maths.resampling import Bootstrap, Estimate
 from dm_utils.maths.scaling import percentiles
