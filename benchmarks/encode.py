@@ -1,7 +1,8 @@
 """The encode alone, in one process and on the same arrays: SAELens' dense encode, dense float32 codes, certified codes.
 
 Beside them the floor: the bfloat16 product of the same size alone. Also how many pre-activations per token were computed
-again, ties, and how tight the bound is. Repeats alternate; medians of processor time (one thread) or of time are printed.
+again, ties, and how tight the bound is. Repeats alternate; medians of processor time (one thread) or of time are printed,
+and written to `--table`, the processor named.
 
     python benchmarks/encode.py                         the lab's suite and the sizes of Gemma 2 2B
     python benchmarks/encode.py --case gemma --widths 16384 65536 --tokens 1024
@@ -11,9 +12,12 @@ again, ties, and how tight the bound is. Repeats alternate; medians of processor
 from __future__ import annotations
 
 import argparse
+import csv
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -105,6 +109,25 @@ def gemma_rows(widths: list[int], tokens: int, repeats: int, device: str) -> lis
     return found
 
 
+def processor(device: str) -> str:
+    """The name of what the products ran on."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    listed = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(":", 1)[1].strip() for line in listed.splitlines() if line.startswith("model name")]
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def write_table(path: Path, rows: list[dict[str, Any]], device: str) -> None:
+    """Every row as a line of CSV, after the device, its threads and PyTorch's version."""
+    path.parent.mkdir(exist_ok=True)
+    where = {"device": processor(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*where, *rows[0]], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(where | row for row in rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=["lab", "gemma", "both"], default="both")
@@ -112,13 +135,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--table", type=Path, help="a CSV file to write the rows to")
     args = parser.parse_args()
-    kernels = torch.cuda.get_device_name() if args.device == "cuda" else torch.backends.cpu.get_cpu_capability()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {kernels}\n{HEAD}", flush=True)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor(args.device)}\n{HEAD}", flush=True)
     lab = lab_rows(args.repeats, args.tokens) if args.case != "gemma" else []
     gemma = gemma_rows(args.widths, args.tokens, args.repeats, args.device) if args.case != "lab" else []
     for found in lab + gemma:
         print(", ".join(str(value) for value in found.values()), flush=True)
+    if args.table:
+        write_table(args.table, lab + gemma, args.device)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,10 @@ from torch import Tensor
 
 from dm_utils.chapters.s06_1_pursuit.experiment import pursue
 from dm_utils.maths.certified import certified_codes
-from dm_utils.maths.codes import decode, encode
+from dm_utils.maths.codes import Codes, decode
 from dm_utils.maths.decomposition import Decomposer
 from dm_utils.maths.encoder import encoder_of
+from dm_utils.maths.encoding import encode
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Split
 from dm_utils.world import models, saes
@@ -163,7 +164,7 @@ def stand_in(x: Tensor, width: int, l0: int) -> Any:
 @torch.inference_mode()
 def decompose(decomposer: Decomposer, sae: Any) -> tuple[dict[str, float], float]:
     """Section 4 of one SAE as the study does it: one encode, two decodes. Returns the metrics and the mean L0."""
-    kept: dict[int, saes.Codes] = {}
+    kept: dict[int, Codes] = {}
 
     def sae_out(rows: slice, x: Tensor) -> Tensor:
         if rows.start not in kept:

@@ -26,12 +26,11 @@ import torch
 from torch import Tensor
 
 from dm_utils.maths.certified import certified_codes
-from dm_utils.maths.codes import decode
+from dm_utils.maths.codes import Codes, decode, dense_codes
 from dm_utils.maths.decomposition import Decomposer
 from dm_utils.maths.encoder import encoder_of
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Split
-from dm_utils.world import saes
 
 METRICS = ("r2_error_norm", "r2_error_vector", "fvu_nonlinear")
 Case = tuple[str, Tensor, Split, list[Any]]
@@ -87,7 +86,7 @@ def _released_one(x: Tensor, split: Split, sae: Any, path: Path, block: int = 40
     }
 
 
-def certified_encode(sae: Any, x: Tensor) -> saes.Codes:
+def certified_encode(sae: Any, x: Tensor) -> Codes:
     """Certified codes, with the SAE's encoder read once."""
     if not hasattr(sae, "certified"):
         sae.certified = encoder_of(sae)
@@ -105,19 +104,19 @@ def certified(x: Tensor, split: Split, suite: list[Any], folder: Path) -> list[d
 
 @torch.inference_mode()
 def engine(
-    x: Tensor, split: Split, suite: list[Any], folder: Path, encode: Callable[[Any, Tensor], saes.Codes] = saes.codes
+    x: Tensor, split: Split, suite: list[Any], folder: Path, encode: Callable[[Any, Tensor], Codes] = dense_codes
 ) -> list[dict[str, float]]:
     """One design for all; what is written is a row of scalars per token and SAE."""
     decomposer = Decomposer(Design(x, split))
     rows = []
     for i, sae in enumerate(suite):
-        kept: dict[int, saes.Codes] = {}
+        kept: dict[int, Codes] = {}
 
         def sae_out(
             rows: slice,
             block: Tensor,
             sae: Any = sae,
-            kept: dict[int, saes.Codes] = kept,
+            kept: dict[int, Codes] = kept,
         ) -> Tensor:
             if rows.start not in kept:
                 kept[rows.start] = encode(sae, block)

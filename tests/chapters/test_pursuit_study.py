@@ -10,7 +10,8 @@ from dm_utils.chapters.s06_1_pursuit import experiment as pursuit_study
 from dm_utils.engine.breakdown import fit_widths
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
-from dm_utils.maths.codes import Codes, encode
+from dm_utils.maths.codes import Codes
+from dm_utils.maths.encoding import encode
 from dm_utils.maths.pursuit import SparseCodes
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Split

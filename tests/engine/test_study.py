@@ -8,7 +8,7 @@ import dm_utils as dm
 from dm_utils.base.errors import ParameterError
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study, estimate
-from dm_utils.maths.codes import encode
+from dm_utils.maths.encoding import encode
 
 
 @pytest.fixture(scope="module")

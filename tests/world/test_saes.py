@@ -10,7 +10,7 @@ from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from dm_utils.base.errors import ParameterError
-from dm_utils.maths.codes import encode
+from dm_utils.maths.encoding import encode
 from dm_utils.world import saes
 from dm_utils.world.profiles import load_profile
 from dm_utils.world.sae_ref import SaeRef

@@ -17,7 +17,7 @@ from dm_utils.base.errors import ParameterError, require
 from dm_utils.engine import explorer_contract as contract
 from dm_utils.engine import explorer_fits as fits
 from dm_utils.engine.splice import head_logits
-from dm_utils.maths.codes import encode, reconstruct
+from dm_utils.maths.encoding import encode, reconstruct
 from dm_utils.world import models, saes
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 from dm_utils.base.files import content_key
 from dm_utils.engine.explorer_contract import CONTEXTS
 from dm_utils.engine.store import Arrays
-from dm_utils.maths.codes import encode
+from dm_utils.maths.encoding import encode
 from dm_utils.maths.group_means import group_means
 from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums
 

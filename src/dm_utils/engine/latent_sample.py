@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dm_utils.engine.study import Study
-from dm_utils.maths.codes import encode
+from dm_utils.maths.encoding import encode
 from dm_utils.world.sae_ref import SaeRef
 
 

@@ -287,7 +287,7 @@ def _reconstruct(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Float[Tensor, "t
     """Sae(x), a block at a time on the SAE's device."""
     import torch
 
-    from dm_utils.maths.codes import reconstruct
+    from dm_utils.maths.encoding import reconstruct
 
     with flat(sae), torch.inference_mode():
         return torch.cat([reconstruct(sae, block.to(sae.W_dec.device)).float().cpu() for block in x.split(8192)])

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from dm_utils.engine.study import Study
-from dm_utils.maths.codes import reconstruct
 from dm_utils.maths.decomposition import Decomposer, Decomposition
+from dm_utils.maths.encoding import reconstruct
 from dm_utils.maths.regression import Design
 
 if TYPE_CHECKING:

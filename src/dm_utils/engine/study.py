@@ -21,8 +21,9 @@ from dm_utils.base.errors import ParameterError
 from dm_utils.base.files import content_key
 from dm_utils.engine.sources import source_digest
 from dm_utils.engine.store import Arrays, Store
-from dm_utils.maths.codes import Codes, decode, encode, reconstruct, sparse_decode_applies
+from dm_utils.maths.codes import Codes, decode, sparse_decode_applies
 from dm_utils.maths.decomposition import SCALARS, Decomposer, Decomposition
+from dm_utils.maths.encoding import encode, prefer, reconstruct
 from dm_utils.maths.regression import AffineMap, Design
 from dm_utils.maths.resampling import Estimate, Split
 from dm_utils.world import corpus, models, saes
@@ -155,6 +156,7 @@ class Study:
         hook = self.hook_name(ref.layer, ref.component)
         width = models.hook_width(self.profile, hook)
         saes.check_fits(ref, sae, hook, width, saes.catalog(self.profile, ref.component))
+        prefer(sae, self.profile.precision)
         return sae
 
     # --- activations ---------------------------------------------------------------------------------------
@@ -296,39 +298,37 @@ class Study:
         p = self.profile
         protocol = {name: getattr(p, name) for name in ("fit_fraction", "split_by", "seed", "n_bootstrap", "interval")}
         site = content_key(self._site_key(ref.layer, ref.component))
-        return {
-            "site": site,
-            "sae": ref.key(),
-            "protocol": protocol,
-        }
+        key = {"site": site, "sae": ref.key(), "protocol": protocol}
+        return key if p.precision == "float32" else key | {"precision": p.precision}
 
     def _result(self, ref: SaeRef) -> tuple[dict[str, Any], Arrays]:
         def compute() -> tuple[Any, Arrays]:
-            result, l0, dead = self._measured(ref)
+            result, l0, dead, ties = self._measured(ref)
             metrics = {name: estimate.plain() for name, estimate in result.metrics.items()}
             scalars = {name: result.scalars[name].numpy() for name in SCALARS} | {"l0": l0.float().numpy()}
             data = {
                 "l0": float(l0.double().mean()),
                 "dead_fraction": dead,
                 "shrinkage": None if math.isnan(result.shrinkage) else result.shrinkage,
+                "ties": ties,
             }
             return data | {"metrics": metrics}, scalars
 
         return self.store.kept("sae", self.result_key(ref), compute, sources=(__name__,))
 
-    def _measured(self, ref: SaeRef) -> tuple[Decomposition, Tensor, float]:
+    def _measured(self, ref: SaeRef) -> tuple[Decomposition, Tensor, float, int]:
         """`_decompose`, in smaller blocks from where memory runs out."""
         design = self.site(ref.layer, ref.component).design
 
-        def run(block: int) -> tuple[Decomposition, Tensor, float]:
+        def run(block: int) -> tuple[Decomposition, Tensor, float, int]:
             design.block = block
             return self._decompose(ref)
 
         result, design.block = with_less(run, design.block, f"tokens per block, for {ref.id}")
         return result
 
-    def _decompose(self, ref: SaeRef) -> tuple[Decomposition, Tensor, float]:
-        """Encode each block once, keep its sparse codes, and decode them for both passes."""
+    def _decompose(self, ref: SaeRef) -> tuple[Decomposition, Tensor, float, int]:
+        """Encode each block once, keep its sparse codes, and decode them for both passes; the last number counts ties."""
         sae, site = self.load_sae(ref), self.site(ref.layer, ref.component)
         sparse = sparse_decode_applies(sae)
         kept: dict[int, Codes] = {}
@@ -353,7 +353,7 @@ class Study:
 
         with torch.inference_mode():
             result = site.decomposer.run(sae_out, name=f"Sae(x) of {ref.id}")
-        return result, l0, 1 - float(alive.float().mean())
+        return result, l0, 1 - float(alive.float().mean()), sum(code.ties for code in kept.values())
 
     def _row(self, ref: SaeRef, data: dict[str, Any]) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -371,6 +371,8 @@ class Study:
             "dead_fraction": data["dead_fraction"],
             "shrinkage": math.nan if data["shrinkage"] is None else data["shrinkage"],
         }
+        if self.profile.precision != "float32":  # a dense product counts none
+            row["ties"] = data["ties"]
         for name, stored in data["metrics"].items():
             row |= Estimate.from_plain(stored).columns(name)
         return row

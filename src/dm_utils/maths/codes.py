@@ -1,4 +1,7 @@
-"""An SAE's sparse latents: encode a block of tokens, and decode what is active."""
+"""An SAE's sparse latents from a dense float32 product, and the decode that reads only what is active.
+
+`encoding` is the door to codes: it chooses between these and certified ones.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def sparse_decode_applies(sae: SAE[Any]) -> bool:
 
 
 @torch.inference_mode()
-def encode(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Codes:
+def dense_codes(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Codes:
     """Encode a block and keep the active latents (Eqs. 1, 6, 8).
 
     At most `PRE_ACTIVATIONS` pre-activations exist at a time, whatever the SAE's width, and for TopK and JumpReLU
@@ -100,10 +103,3 @@ def decode(sae: SAE[Any], code: Codes) -> Float[Tensor, "token d"]:
         values = values / sae.W_dec.norm(dim=-1)[code.indices]
     total = F.embedding_bag(code.indices, sae.W_dec, code.offsets, mode="sum", per_sample_weights=values)
     return total + sae.b_dec
-
-
-@torch.inference_mode()
-def reconstruct(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
-    """Sae(x) of a block: sparse decode where it applies, the SAE's own decode otherwise."""
-    x = x.to(sae.W_dec.dtype)
-    return decode(sae, encode(sae, x)) if sparse_decode_applies(sae) else sae.decode(sae.encode(x))

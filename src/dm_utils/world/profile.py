@@ -80,6 +80,10 @@ class Profile(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="the model's: 'float32', 'bfloat16' or 'float16'"
     )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="what SAEs encode in: 'float32', 'bfloat16' (screened and certified), or 'auto', the faster one",
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = Field(
         default="auto", description="'auto', 'cpu', 'cuda', 'mps', or one of several GPUs, such as 'cuda:1'"
     )

@@ -15,7 +15,7 @@ import torch
 
 from dm_utils.base.errors import ParameterError
 from dm_utils.base.files import identity_of
-from dm_utils.maths.codes import reconstruct
+from dm_utils.maths.encoding import reconstruct
 from dm_utils.maths.resampling import check_finite
 from dm_utils.world.models import parse_hook
 from dm_utils.world.profile import Component, Profile

@@ -26,7 +26,7 @@ from dm_utils.engine.latent_sample import first_whole_contexts
 from dm_utils.engine.store import Arrays
 from dm_utils.engine.study import Study
 from dm_utils.maths import masking, noise, synthetic
-from dm_utils.maths.codes import encode, reconstruct
+from dm_utils.maths.encoding import encode, reconstruct
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Bootstrap, HeldOutSums, Split
 from dm_utils.world.sae_ref import SaeRef

@@ -13,8 +13,8 @@ import torch
 from dm_utils.chapters.s05_2_saes_on_error.shipped import COMMAND, ShippedRuns
 from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, WindowPlan
 from dm_utils.chapters.s05_2_saes_on_error.training import TARGETS
-from dm_utils.maths.codes import encode, reconstruct
 from dm_utils.maths.decomposition import total_variance
+from dm_utils.maths.encoding import encode, reconstruct
 from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Sums
 from dm_utils.world import corpus
 

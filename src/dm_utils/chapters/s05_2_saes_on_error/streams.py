@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dm_utils.maths.codes import reconstruct
+from dm_utils.maths.encoding import reconstruct
 from dm_utils.maths.regression import AffineMap
 from dm_utils.maths.resampling import check_finite
 

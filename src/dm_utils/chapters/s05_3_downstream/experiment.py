@@ -25,7 +25,7 @@ from torch import Tensor
 from dm_utils.base.errors import check_range
 from dm_utils.base.names import PARTS
 from dm_utils.engine.splice import Spliced, splice
-from dm_utils.maths.codes import reconstruct
+from dm_utils.maths.encoding import reconstruct
 
 if TYPE_CHECKING:
     from dm_utils.engine.store import Arrays

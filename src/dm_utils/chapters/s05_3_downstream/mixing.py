@@ -12,7 +12,7 @@ from torch import Tensor
 from dm_utils.chapters.s05_3_downstream.experiment import splice_key
 from dm_utils.chapters.s05_3_downstream.recovery import context_sums, ratio
 from dm_utils.engine.splice import splice
-from dm_utils.maths.codes import reconstruct
+from dm_utils.maths.encoding import reconstruct
 from dm_utils.maths.resampling import Bootstrap
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dm_utils.chapters.s06_1_pursuit.encoders import pursue
-from dm_utils.maths.codes import encode, reconstruct
 from dm_utils.maths.decomposition import total_variance
+from dm_utils.maths.encoding import encode, reconstruct
 from dm_utils.maths.pursuit import gradient_pursuit
 from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split
 

@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dm_utils.maths.codes import Codes, encode
+from dm_utils.maths.codes import Codes
 from dm_utils.maths.decomposition import SCALARS
+from dm_utils.maths.encoding import encode
 from dm_utils.maths.pursuit import SparseCodes, pursuit_codes, refit_weights
 
 if TYPE_CHECKING:

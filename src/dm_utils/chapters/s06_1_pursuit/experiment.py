@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from dm_utils.chapters.s06_1_pursuit.encoders import ENCODERS, decoded, encoded_result, padded, pursue
 from dm_utils.engine.breakdown import WidthFits, curve, fvu_draws
-from dm_utils.maths.codes import encode
+from dm_utils.maths.encoding import encode
 from dm_utils.maths.pursuit import SparseCodes
 from dm_utils.maths.resampling import Estimate
 from dm_utils.maths.scaling import percentiles
