@@ -11,7 +11,7 @@ import psutil
 import pytest
 from explorer_page import MODULES, SAES, make_page
 from playwright.sync_api import Browser, Page
-from site_browser import Visit, launch, serve, visit
+from site_browser import Visit, serve, visit
 from test_explorer_engines import TEXTS, same
 
 from dm_utils.engine import explorer_contract as contract
@@ -19,12 +19,6 @@ from dm_utils.engine.explorer import Kernel
 
 PAGE = "notebooks/index.html"
 FIRST_USE = 6_000_000  # bytes fetched until the first text is computed
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with launch() as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="session")

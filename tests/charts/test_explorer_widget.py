@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from explorer_page import MODULES, SAES
-from site_browser import launch, serve, visit
+from playwright.sync_api import Browser
+from site_browser import serve, visit
 from test_explorer_engines import TEXTS, same
 
 from dm_utils.base.errors import ParameterError
@@ -87,7 +88,7 @@ def test_the_built_book_gets_a_place_and_its_data(
     assert "old.safetensors" not in names and manifest["model"]["file"] in names
 
 
-def test_the_widget_draws_what_the_kernel_answers(kernel: Kernel, tmp_path: Path) -> None:
+def test_the_widget_draws_what_the_kernel_answers(browser: Browser, kernel: Kernel, tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text(PAGE, encoding="utf-8")
     (tmp_path / "widget.js").write_text(bundle(), encoding="utf-8")
 
@@ -95,7 +96,7 @@ def test_the_widget_draws_what_the_kernel_answers(kernel: Kernel, tmp_path: Path
         content = json.loads(message)
         return json.dumps({"id": content["id"], "answer": kernel.answer(content["request"])})
 
-    with launch() as browser, serve(tmp_path) as address, visit(browser, address, "404.html") as seen:
+    with serve(tmp_path) as address, visit(browser, address, "404.html") as seen:
         seen.errors.clear()
         seen.page.expose_function("kernel", reply)
         seen.page.goto(address + "index.html")
