@@ -15,10 +15,10 @@ L0_OFF, DEAD = 0.1, 0.2  # how far L0 may be from its label, relatively; which s
 
 def training(table: pd.DataFrame, recipe: Mapping[str, Any]) -> str:
     """How many SAEs there are, of which kind, and the recipe that the manifest records."""
-    kinds = table.groupby(["component", "architecture"]).size()
+    kinds = table.groupby(["component", "architecture"]).size().rename("n").reset_index().to_dict("records")
     return (
         f"{len(table)} SAEs, each trained with SAELens for {recipe['steps']:,} steps of {recipe['batch_tokens']:,} tokens: "
-        + ", ".join(f"{n} {part} {kind}" for (part, kind), n in kinds.items())
+        + ", ".join(f"{kind['n']} {kind['component']} {kind['architecture']}" for kind in kinds)
         + ". Their health below is measured on the evaluation text, which neither the model nor the SAEs saw in training. The "
         f"sparsest TopK SAEs would lose many latents with that recipe, so those with L0 {recipe['wide_always_l0']}, and from "
         f"width {recipe['wide_from']:,} those with L0 up to {recipe['wide_max_l0']}, start from data vectors, anneal from "
@@ -48,11 +48,12 @@ def health(table: pd.DataFrame, sweep: pd.DataFrame) -> pd.DataFrame:
 def recovered(at_site: pd.DataFrame, original: Estimate, mean: Estimate, n_splice: int) -> str:
     """How much of the way from the mean activation to the model itself SAEs bring back; `value` is their cross-entropy."""
     share = 100 * (mean.value - at_site["value"]) / (mean.value - original.value)
-    worst, best = share.idxmin(), share.idxmax()
+    ordered = at_site.assign(share=share).sort_values("share")
+    worst, best = ordered.iloc[0], ordered.iloc[-1]
     return (
         f"On these {n_splice} contexts the model loses {original} nats per token; with the mean activation in place of "
-        f"$\\mathbf{{x}}$, {mean}. The SAEs recover between {share[worst]:.1f} % (`{at_site.loc[worst, 'sae_id']}`) and "
-        f"{share[best]:.1f} % (`{at_site.loc[best, 'sae_id']}`) of that distance."
+        f"$\\mathbf{{x}}$, {mean}. The SAEs recover between {worst['share']:.1f} % (`{worst['sae_id']}`) and "
+        f"{best['share']:.1f} % (`{best['sae_id']}`) of that distance."
     )
 
 

@@ -12,12 +12,13 @@ ROUNDING = 1e-5  # of ‖x‖: sums of the same float32 numbers in another order
 
 def active_latents(table: pd.DataFrame, active: Mapping[str, np.ndarray], k: int | None) -> str:
     """L0, measured and on its label, and its spread over tokens; `active` [token] by architecture, `k` of the TopK SAE."""
-    said = [
-        f"**{row.architecture}** `{row.sae_id}`: $L_0$ = {row.l0:.2f} measured, {row.l0_label:g} on its label; "
-        f"{int(active[row.architecture].min())} to {int(active[row.architecture].max())} active latents per token, standard "
-        f"deviation {active[row.architecture].std():.1f}."
-        for row in table.itertuples()
-    ]
+    said = []
+    for row in table.to_dict("records"):
+        numbers = active[row["architecture"]]
+        said.append(
+            f"**{row['architecture']}** `{row['sae_id']}`: $L_0$ = {row['l0']:.2f} measured, {row['l0_label']:g} on its label; "
+            f"{int(numbers.min())} to {int(numbers.max())} active latents per token, standard deviation {numbers.std():.1f}."
+        )
     if k is not None:
         short = 100 * (active["topk"] < k).mean()
         said.append(f"Tokens on which fewer than $k$ latents of the TopK SAE are positive: {short:.2f} %.")
@@ -26,7 +27,7 @@ def active_latents(table: pd.DataFrame, active: Mapping[str, np.ndarray], k: int
 
 def learned(table: pd.DataFrame, worst: float, norm: float, width: int) -> str:
     """Whether the equations agree with the library to rounding (`worst` difference, `norm` of x), and what is left over."""
-    left = ", ".join(f"{100 * row.fvu:.1f} % ({row.architecture})" for row in table.itertuples())
+    left = ", ".join(f"{100 * row['fvu']:.1f} % ({row['architecture']})" for row in table.to_dict("records"))
     words = "agree with SAELens to rounding" if worst <= ROUNDING * norm else "differ from SAELens"
     return (
         f"Written out by hand, Eqs. 1 to 9 {words}: the largest difference on this token is {worst:.1e}, where "

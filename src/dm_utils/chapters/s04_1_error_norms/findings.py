@@ -13,7 +13,8 @@ R2, IDENTITY = "r2_error_norm", "r2_token_identity"
 
 def over_the_suite(main: pd.DataFrame) -> str:
     """How R² of the error norm runs over width and L0."""
-    low, high = main.loc[main[R2].idxmin()], main.loc[main[R2].idxmax()]
+    ordered = main.sort_values(R2)
+    low, high = ordered.iloc[0], ordered.iloc[-1]
     wider, denser = steps(main, R2, "d_sae", "near_l0"), steps(main, R2, "near_l0", "d_sae")
     x_norm = Estimate.read(main.iloc[0], "r2_x_norm")
     return (
@@ -31,8 +32,8 @@ def middle(by_layer: pd.DataFrame, n_layers: int) -> pd.Series:
 
 def split_effect(both: pd.DataFrame) -> str:
     """What changes when tokens instead of contexts are split, beside the intervals."""
-    gap = both.pivot(index="sae_id", columns="split", values=R2)
-    gap = gap["token"] - gap["context"]
+    r2 = both.pivot(index="sae_id", columns="split", values=R2)
+    gap = r2["token"] - r2["context"]
     size = (both[f"{R2}_high"] - both[f"{R2}_low"]).groupby(both["split"]).mean()
     return (
         f"Splitting by token instead of by context changes $R^2$ by {gap.min():+.3f} to {gap.max():+.3f} here, beside "

@@ -27,9 +27,10 @@ def over_the_suite(main: pd.DataFrame) -> str:
 def by_dimension(dimensions: pd.DataFrame, sae_id: str) -> str:
     """The mean and the weighted R² of one SAE, and its dimension with the most error; columns `dimension, share, r2`."""
     r2, share = dimensions["r2"], dimensions["share"]
-    largest = dimensions.loc[share.idxmax()]
+    largest = dimensions.sort_values("share").iloc[-1]
+    weighted = float((r2 * share).sum())
     return (
-        f"For `{sae_id}` the mean over {len(r2)} dimensions is {r2.mean():.3f} and the weighted value {r2 @ share:.3f}. The "
+        f"For `{sae_id}` the mean over {len(r2)} dimensions is {r2.mean():.3f} and the weighted value {weighted:.3f}. The "
         f"dimension with the most error variance (number {largest.dimension:.0f}) holds {100 * largest.share:.1f} % of it, "
         f"{len(r2) * largest.share:.1f} times an equal share, and has $R^2$ = {largest.r2:.3f}."
     )

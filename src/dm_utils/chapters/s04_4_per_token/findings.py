@@ -16,12 +16,8 @@ HALF = 0.5
 
 def by_distance(main: pd.DataFrame, scalar: pd.DataFrame) -> str:
     """R² by how often the width doubles, and what an intercept adds; rows of pairs with columns `small, large, r2, slope`."""
-    octaves = np.log2(main["large"] / main["small"]).round().astype(int)
-    ranges = main["r2"].groupby(octaves).agg(["min", "max"])
-    spoken = [
-        f"{n}: {low:.2f}" + (f" to {high:.2f}" if n_pairs(octaves, n) > 1 else "")
-        for n, low, high in ranges.itertuples()
-    ]
+    octaves = np.log2(main["large"].to_numpy() / main["small"].to_numpy()).round().astype(int)
+    spoken = [f"{n}: {span(r2)}" for n, r2 in main["r2"].groupby(octaves)]
     cost = main["r2"].to_numpy() - scalar["r2"].to_numpy()
     return (
         f"$R^2$ by how many times the width doubles: {', '.join(spoken)} (intervals of ±{half_width(main):.3f} or less). Leaving "
@@ -30,9 +26,9 @@ def by_distance(main: pd.DataFrame, scalar: pd.DataFrame) -> str:
     )
 
 
-def n_pairs(octaves: pd.Series, n: int) -> int:
-    """How many pairs are so many doublings apart."""
-    return int((octaves == n).sum())
+def span(values: pd.Series) -> str:
+    """One value, or the least and the largest of several."""
+    return f"{values.min():.2f}" if len(values) == 1 else f"{values.min():.2f} to {values.max():.2f}"
 
 
 def half_width(pairs: pd.DataFrame) -> float:
