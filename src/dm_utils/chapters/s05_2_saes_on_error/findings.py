@@ -21,12 +21,12 @@ def above(found: Estimate) -> bool | None:
 
 def linear_shares(measured: pd.DataFrame) -> pd.Series:
     """The share of the error's variance that its linear part takes, by SAE: 1 − FVU_nonlinear / FVU."""
-    return (1 - measured["fvu_nonlinear"] / measured["fvu"]).set_axis(measured["sae_id"])
+    return (1 - measured["fvu_nonlinear"] / measured["fvu"]).set_axis(measured["sae_id"].astype(str))
 
 
 def sizes(shares: pd.Series, chosen: str) -> str:
     """Whether the parts of the chosen SAE's error are about equal (`EQUAL`), and which SAE of the layer comes nearest to that."""
-    share, nearest = shares[chosen], (shares - 0.5).abs().idxmin()
+    share, nearest = float(shares[chosen]), str((shares - 0.5).abs().idxmin())
     said = f"The linear part of this error takes {100 * share:.0f} % of its variance, the nonlinear part {100 * (1 - share):.0f} %"
     if EQUAL[0] <= share <= EQUAL[1]:
         return f"{said}: about equal, as in the paper."
