@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dm_utils.base.errors import ParameterError
+from dm_utils.base.errors import ParameterError, require
 from dm_utils.world.profiles import load_profile
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def decompose_sae(
     batch: int = 16,
     dtype: str = "float32",
     device: str = "auto",
+    precision: str = "float32",
     seed: int = 0,
     n_bootstrap: int = 1000,
     interval: Interval = "held-out",
@@ -70,6 +71,7 @@ def decompose_sae(
     ctx_len, skip : tokens in a context, and how many leading ones are left out. Default: the SAE's training length
         (at most 1024, and what the model takes), and a fifth of it (the paper: 200 of 1024).
     batch, dtype, device : how the model runs; dtype and device hold for a model that is loaded here.
+    precision : what the SAE encodes in, as a profile's: "float32", "bfloat16" (certified), or "auto", the faster of both.
     seed, n_bootstrap, interval : as for `decompose`. Intervals resample contexts.
 
     Raises
@@ -86,6 +88,7 @@ def decompose_sae(
         raise ParameterError(
             f"model = {type(model).__name__}: give a TransformerBridge or HookedTransformer, a hub id, or a local folder"
         )
+    require(precision, ("auto", "float32", "bfloat16"), "precision")
     sae = load_own_sae(sae)
     check_weights(sae, sae.cfg.metadata.hook_name or "of yours")
     name = str(model) if isinstance(model, str | Path) else str(model.cfg.model_name)
@@ -95,7 +98,8 @@ def decompose_sae(
     skip = contexts.shape[1] // 5 if skip is None else skip
     x = own_activations(model, contexts, hook, skip, sae, batch)
     groups = torch.arange(len(contexts)).repeat_interleave(contexts.shape[1] - 1 - skip)
-    report = decompose(x, _reconstruct(sae, x), groups=groups, seed=seed, n_bootstrap=n_bootstrap, interval=interval)
+    out = _reconstruct(sae, x, precision)
+    report = decompose(x, out, groups=groups, seed=seed, n_bootstrap=n_bootstrap, interval=interval)
     if report.fvu.value > 1:
         log.warning(
             "FVU %.2f: the SAE is worse than the mean. Does it belong to this model and hook?", report.fvu.value
@@ -283,12 +287,13 @@ def own_activations(
     return torch.cat([block[hook][:, skip:-1].flatten(0, 1).float().cpu() for block in blocks])
 
 
-def _reconstruct(sae: SAE[Any], x: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
+def _reconstruct(sae: SAE[Any], x: Float[Tensor, "token d"], precision: Any) -> Float[Tensor, "token d"]:
     """Sae(x), a block at a time on the SAE's device."""
     import torch
 
-    from dm_utils.maths.encoding import reconstruct
+    from dm_utils.maths.encoding import prefer, reconstruct
 
+    prefer(sae, precision)
     with flat(sae), torch.inference_mode():
         return torch.cat([reconstruct(sae, block.to(sae.W_dec.device)).float().cpu() for block in x.split(8192)])
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from dm_utils.base.words import code
 from dm_utils.engine.suite import steps
 from dm_utils.maths.resampling import Estimate
 
@@ -52,8 +53,8 @@ def recovered(at_site: pd.DataFrame, original: Estimate, mean: Estimate, n_splic
     worst, best = ordered.iloc[0], ordered.iloc[-1]
     return (
         f"On these {n_splice} contexts the model loses {original} nats per token; with the mean activation in place of "
-        f"$\\mathbf{{x}}$, {mean}. The SAEs recover between {worst['share']:.1f} % (`{worst['sae_id']}`) and "
-        f"{best['share']:.1f} % (`{best['sae_id']}`) of that distance."
+        f"$\\mathbf{{x}}$, {mean}. The SAEs recover between {worst['share']:.1f} % ({code(worst['sae_id'])}) and "
+        f"{best['share']:.1f} % ({code(best['sae_id'])}) of that distance."
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from dm_utils.base.words import code
+
 ROUNDING = 1e-5  # of ‖x‖: sums of the same float32 numbers in another order stay closer than this
 
 
@@ -16,7 +18,7 @@ def active_latents(table: pd.DataFrame, active: Mapping[str, np.ndarray], k: int
     for row in table.to_dict("records"):
         numbers = active[row["architecture"]]
         said.append(
-            f"**{row['architecture']}** `{row['sae_id']}`: $L_0$ = {row['l0']:.2f} measured, {row['l0_label']:g} on its label; "
+            f"**{row['architecture']}** {code(row['sae_id'])}: $L_0$ = {row['l0']:.2f} measured, {row['l0_label']:g} on its label; "
             f"{int(numbers.min())} to {int(numbers.max())} active latents per token, standard deviation {numbers.std():.1f}."
         )
     if k is not None:

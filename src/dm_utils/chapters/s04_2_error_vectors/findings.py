@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from dm_utils.base.verdicts import Interval, above, verdict, within
+from dm_utils.base.words import code
 from dm_utils.engine.suite import estimates, steps
 
 MEAN, WEIGHTED, RESCALED = "r2_error_vector", "r2_error_vector_weighted", "r2_error_vector_rescaled"
@@ -30,7 +31,7 @@ def by_dimension(dimensions: pd.DataFrame, sae_id: str) -> str:
     largest = dimensions.sort_values("share").iloc[-1]
     weighted = float((r2 * share).sum())
     return (
-        f"For `{sae_id}` the mean over {len(r2)} dimensions is {r2.mean():.3f} and the weighted value {weighted:.3f}. The "
+        f"For {code(sae_id)} the mean over {len(r2)} dimensions is {r2.mean():.3f} and the weighted value {weighted:.3f}. The "
         f"dimension with the most error variance (number {largest.dimension:.0f}) holds {100 * largest.share:.1f} % of it, "
         f"{len(r2) * largest.share:.1f} times an equal share, and has $R^2$ = {largest.r2:.3f}."
     )

@@ -1,0 +1,1 @@
+"""What the work costs: floors, the bound behind certified codes, and seconds."""

@@ -1,0 +1,104 @@
+"""The page on cost: the floor's arithmetic, the numbered bound on inputs chosen to break it, and what the sentences say."""
+
+import pandas as pd
+import pytest
+import torch
+
+import dm_utils as dm
+from dm_utils.chapters.costs import charts, experiment, findings
+from dm_utils.engine.store import Store
+from dm_utils.engine.study import Study
+
+
+def drawn(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [40, 96] and weights [96, 50] of one kind."""
+    rng = torch.Generator().manual_seed(5)
+    y, W = torch.randn(40, 96, generator=rng), torch.randn(96, 50, generator=rng)
+    if kind == "one massive dimension":
+        y[:, 7] *= 1e4
+    elif (
+        kind == "halfway between two bfloat16 numbers"
+    ):  # every residual is as large as it can be, and all agree in sign
+        y, W = torch.full_like(y, 1 + 2**-8), torch.full_like(W, 1 + 3 * 2**-8)
+    elif kind == "cancelling":
+        W = torch.cat([W[:48], -W[:48]])
+        y = torch.cat([y[:, :48], y[:, :48]], 1)
+    elif kind == "tiny and huge":
+        y *= 2.0 ** torch.randint(-40, 20, y.shape, generator=rng)
+    return y, W
+
+
+KINDS = ["gaussian", "one massive dimension", "halfway between two bfloat16 numbers", "cancelling", "tiny and huge"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_error_of_a_low_precision_product_is_within_its_bound(kind):
+    share = experiment.worst_share(*drawn(kind))
+    assert 0 < share <= 1
+
+
+def test_the_bound_is_reached_where_all_residuals_agree():
+    assert experiment.worst_share(*drawn("halfway between two bfloat16 numbers")) > 0.9
+
+
+def test_the_floor_is_that_of_the_products_and_of_what_moves_once():
+    profile = dm.load_profile("lab", n_contexts=10)
+    rows = experiment.floors(profile, 2048, 16.0).set_index("step")
+    n = 10 * 191
+    dense, certified = rows.loc["encode, dense in float32"], rows.loc["encode, certified: the bfloat16 product"]
+    assert dense["gflop"] == pytest.approx(2 * n * 128 * 2048 / 1e9)
+    assert certified["gflop"] == dense["gflop"]
+    assert certified["gb"] == pytest.approx(dense["gb"] / 2)
+    assert rows.loc["decode, only the active latents", "gflop"] == pytest.approx(dense["gflop"] * 16 / 2048)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return Study(dm.load_profile("lab", n_contexts=16, n_bootstrap=100), Store(tmp_path_factory.mktemp("store")))
+
+
+def test_every_active_latent_is_among_the_candidates_and_few_others(study):
+    refs = [ref for ref in study.saes(width=2048) if ref.architecture == "jumprelu"]
+    refs.append(study.sae(width=2048))
+    found = experiment.in_question(study, refs, 256)
+    assert found["sae_id"].tolist() == [ref.id for ref in refs]
+    assert (found["ratio"] >= 1).all()
+    assert (found["candidates"] < found["d_sae"] / 4).all()
+    assert (found["share"] <= 1).all()
+    said = findings.question_sentence(found, len(refs))
+    assert f"{found['ratio'].max():.2f}" in said and "all can be certified" in said
+    assert charts.in_question(found).to_dict()["layer"]
+
+
+def test_times_are_given_for_each_stage(study):
+    times = experiment.stage_times(study, study.sae(width=512), n_contexts=2, repeats=1)
+    assert {"encode, dense float32", "encode, certified", "the bfloat16 product alone"} < set(times["stage"])
+    assert (times["us"] >= 0).all()
+    assert charts.stages(times).to_dict()["layer"]
+
+
+def test_the_sentences_follow_their_numbers():
+    us = {"encode, dense float32": 8.0, "encode, certified": 4.0, "the bfloat16 product alone": 2.0, "model": 1.0}
+    table = pd.DataFrame({"stage": list(us), "us": list(us.values())})
+    said = findings.stage_sentence(table, "a CPU")
+    assert "on a CPU" in said and "0.50 times" in said and "2.0 times" in said and "is the largest" in said
+    assert "not the largest" in findings.stage_sentence(pd.concat([table, table.tail(1).assign(us=9.0)]), "a CPU")
+    assert "cannot be certified" in findings.stage_sentence(table.drop(1), "a CPU")
+    none = pd.DataFrame(columns=experiment.COLUMNS)
+    assert "None of these 3 SAEs" in findings.question_sentence(none.assign(ratio=[]), 3)
+
+
+def test_a_gpu_is_spoken_of_only_where_its_table_is(tmp_path):
+    assert "wait for one" in findings.gpu_sentence(tmp_path)
+    (tmp_path / "gpu-h.csv").write_text("device,group,stage,seconds,gib\n")
+    assert "`gpu-h.csv`" in findings.gpu_sentence(tmp_path)
+
+
+def test_benchmark_rows_are_those_of_the_files(tmp_path):
+    assert experiment.benchmark_rows(tmp_path).empty
+    header = "device,threads,torch,case,released/,float32/,/product,ties\n"
+    (tmp_path / "encode-a.csv").write_text(header + "A,1,2,lab,3.5,2.5,1.5,0\n")
+    (tmp_path / "encode-b.csv").write_text(header + "B,2,2,large,4.5,2.0,1.1,1\n")
+    shown = findings.benchmark_table(experiment.benchmark_rows(tmp_path))
+    assert shown["encode of"].tolist() == ["lab", "large"]
+    assert shown["machine"].tolist() == ["A, 1 thread", "B, 2 threads"]
