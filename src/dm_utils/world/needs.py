@@ -267,7 +267,7 @@ def widest_fitting() -> pd.DataFrame:
 
     rows = []
     for profile in map(load_profile, profile_names()):
-        whole = profile.with_overrides(max_width=2**40)
+        whole = profile.model_copy(update={"max_width": None})
         widths = sorted({ref.d_sae for ref in catalog(whole) if ref.layer == profile.layer})
         row: dict[str, str] = {"profile": profile.name}
         for machine in MACHINES:
