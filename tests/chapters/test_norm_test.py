@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import torch
 
-import dm_utils as dm
 from dm_utils.chapters.s05_1_norm_test.experiment import (
     REGRESSORS,
     VECTORS,
@@ -17,8 +16,6 @@ from dm_utils.chapters.s05_1_norm_test.experiment import (
     self_tests,
     without_largest,
 )
-from dm_utils.engine.store import Store
-from dm_utils.engine.study import Study
 from dm_utils.maths.norm_theory import gaussian_norm_r2
 from dm_utils.maths.regression import probe
 from dm_utils.maths.resampling import Split
@@ -53,11 +50,6 @@ def test_planted_absent_features_in_superposition_fail_the_test_although_they_ar
 
 
 # --- on the lab ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return Study(dm.load_profile("lab", n_contexts=24, n_bootstrap=200), Store(tmp_path_factory.mktemp("store")))
 
 
 @pytest.fixture(scope="module")

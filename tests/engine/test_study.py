@@ -12,12 +12,6 @@ from dm_utils.maths.encoding import encode
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    profile = dm.load_profile("lab", n_contexts=24, n_bootstrap=200)
-    return Study(profile, Store(tmp_path_factory.mktemp("store")))
-
-
-@pytest.fixture(scope="module")
 def ref(study):
     return study.sae(width=512)
 
