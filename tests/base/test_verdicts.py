@@ -14,6 +14,8 @@ from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE, above, hi
         ([True, True], HOLDS),
         ([True, None], PARTLY),
         ([True, False], PARTLY),
+        ([True, False, False], DIFFERS),
+        ([True, None, None], DIFFERS),
         ([False, None], DIFFERS),
         ([False, False], DIFFERS),
         ([None, None], UNTESTABLE),

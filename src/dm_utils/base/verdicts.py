@@ -11,15 +11,14 @@ HOLDS, PARTLY, DIFFERS, UNTESTABLE = "holds", "partly", "differs", "untestable h
 def verdict(cases: Iterable[bool | None]) -> str:
     """Judge a claim by the cases that it speaks of: True, the claim stands there; False, it fails; None, it cannot be told.
 
-    It *holds* if it stands in every case, *differs* if it fails somewhere and stands nowhere, is *untestable here* if no case
-    can tell (or there is none), and holds *partly* otherwise.
+    It *holds* if it stands in every case, holds *partly* if it stands in at least half of them, is *untestable here* if no case can
+    tell (or there is none), and *differs* otherwise.
     """
     found = list(cases)
-    if found and all(found):
-        return HOLDS
-    if True in found:
-        return PARTLY
-    return DIFFERS if False in found else UNTESTABLE
+    stands = found.count(True)
+    if stands and 2 * stands >= len(found):
+        return HOLDS if stands == len(found) else PARTLY
+    return DIFFERS if stands or False in found else UNTESTABLE
 
 
 class Interval(Protocol):

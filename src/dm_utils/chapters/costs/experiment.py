@@ -24,6 +24,7 @@ from dm_utils.world.profile import Profile
 from dm_utils.world.sae_ref import SaeRef
 
 BENCHMARKS = Path(dm_utils.__file__).parents[2] / "benchmarks/results"
+MODEL = "model, up to the site"
 COLUMNS = ["sae_id", "hook_name", "architecture", "d_sae", "l0", "near_l0", "active", "candidates", "share"]
 
 
@@ -102,7 +103,7 @@ def stage_times(study: Study, ref: SaeRef, n_contexts: int = 16, repeats: int = 
     x = site.x[: n_contexts * p.kept_per_context].to(device)
     error_map, made = study.error_map(ref), encoder_of(sae)
     runs: dict[str, tuple[Callable[[], object], int]] = {
-        "model, up to the site": (
+        MODEL: (
             lambda: list(models.activations(study.model, tokens, [site.hook_name], n_contexts)),
             tokens.numel(),
         ),

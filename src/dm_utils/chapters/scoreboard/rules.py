@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE, verdict
 from dm_utils.base.words import interval, number
 
-HOLDS, PARTLY, DIFFERS, UNTESTABLE = WORDS = ("holds", "partly", "differs", "untestable here")
+WORDS = (HOLDS, PARTLY, DIFFERS, UNTESTABLE)
 SITE = ["hook_name", "sae_id"]  # what says that two rows are of one SAE
 
 
@@ -53,12 +54,8 @@ class Rows:
 
 
 def judged(agrees: Sequence[bool], value: str) -> Verdict:
-    """Holds where every result agrees, partly where at least half do, differs otherwise; without results, untestable."""
-    if not len(agrees):
-        return Verdict(UNTESTABLE)
-    agree, of = int(np.sum(agrees)), len(agrees)
-    word = HOLDS if agree == of else PARTLY if 2 * agree >= of else DIFFERS
-    return Verdict(word, value, agree, of)
+    """The verdict over results that agree or do not, with their counts."""
+    return Verdict(verdict(agrees), value if len(agrees) else "–", sum(agrees), len(agrees))
 
 
 def shown(found: pd.DataFrame) -> str:
