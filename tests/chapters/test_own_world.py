@@ -21,7 +21,7 @@ SMALL = {
         "learning_rates": [0.01],
         "n_seeds": 1,
         "max_steps": 200,
-        "cool_down": 20,
+        "cool_down": 50,
         "patience": 60,
         "train_contexts": 60,
         "n_latents": 20,
