@@ -14,7 +14,8 @@ def question_sentence(table: pd.DataFrame, n_saes: int) -> str:
     """How many pre-activations have to be computed again, over the SAEs whose codes can be certified."""
     if table.empty:
         return f"None of these {n_saes} SAEs is an affine map and a cut, so all of them are encoded by a dense product."
-    low, high = table.loc[table["ratio"].idxmin()], table.loc[table["ratio"].idxmax()]
+    ordered = table.sort_values("ratio")
+    low, high = ordered.iloc[0], ordered.iloc[-1]
     share = (table["candidates"] / table["d_sae"]).max()
     return (
         f"Of {n_saes} SAEs, {how_many(len(table), n_saes)} can be certified. The bound leaves between {low['ratio']:.2f} "
