@@ -224,10 +224,8 @@ def test_a_chapter_runs_on_your_model_saes_and_text(tmp_path: Path, texts, monke
     assert done.exit_code == 0, done.output
     table = (tmp_path / "build/runs/lab/tables/03_notation.csv").read_text()
     assert f",own,{tmp_path / 'my-model'}," in table and NAME in table
-    assert (
-        "This run: my-model (profile `own`), layer 3, 24 contexts"
-        in (tmp_path / "build/runs/lab/03_notation.ipynb").read_text()
-    )
+    page = (tmp_path / "build/runs/lab/03_notation.ipynb").read_text()
+    assert f"This run: {dm.display.escape('my-model')} (profile `own`), layer 3, 24 contexts" in page
 
 
 SERVE = """
