@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dm_utils.base.words import how_many
+from dm_utils.base.words import code, how_many
 from dm_utils.chapters.costs.experiment import BENCHMARKS, MODEL
 
 
@@ -19,7 +19,7 @@ def question_sentence(table: pd.DataFrame, n_saes: int) -> str:
     share = (table["candidates"] / table["d_sae"]).max()
     return (
         f"Of {n_saes} SAEs, {how_many(len(table), n_saes)} can be certified. The bound leaves between {low['ratio']:.2f} "
-        f"(`{low['sae_id']}`) and {high['ratio']:.2f} (`{high['sae_id']}`) pre-activations in question for each active "
+        f"({code(low['sae_id'])}) and {high['ratio']:.2f} ({code(high['sae_id'])}) pre-activations in question for each active "
         f"latent, at most {100 * share:.1f} % of the width. The largest error over its bound is {table['share'].max():.2f}."
     )
 
@@ -56,7 +56,7 @@ def gpu_sentence(folder: Path = BENCHMARKS) -> str:
     """Whether a table of a GPU's stages is there."""
     found = sorted(path.name for path in folder.glob("gpu*.csv"))
     if found:
-        return f"Measured on a GPU: {', '.join(f'`{name}`' for name in found)} in `benchmarks/results`."
+        return f"Measured on a GPU: {', '.join(code(name) for name in found)} in `benchmarks/results`."
     return (
         "No run of `benchmarks/gpu.py` is committed, so the rows of a GPU wait for one: nothing on this page says what is "
         "gained there."
