@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Literal
 
 from dm_utils.base.errors import ParameterError, require
 from dm_utils.world.profile import Component, Profile
-from dm_utils.world.profiles import load_profile, profile_names
-from dm_utils.world.shapes import SHAPES, Shape
+from dm_utils.world.profiles import SHAPES, load_profile, profile_names
+from dm_utils.world.shapes import Shape
 
 if TYPE_CHECKING:
     import pandas as pd

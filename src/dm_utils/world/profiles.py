@@ -10,7 +10,7 @@ from typing import Any
 
 from dm_utils.base.errors import ParameterError, require, shown
 from dm_utils.world.profile import Profile
-from dm_utils.world.shapes import SHAPES
+from dm_utils.world.shapes import Shape
 
 _GEMMA = {
     "n_contexts": 300,
@@ -109,6 +109,17 @@ _PROFILES: dict[str, dict[str, Any]] = {
         "width": 32768,
         "dtype": "bfloat16",
     },
+}
+
+SHAPES = {  # the models' sizes, as their published config.json has them
+    "lab": Shape(6, 128, 512, 4, 2, 32, 4096, 2, needs_licence=False),
+    "openai-community/gpt2": Shape(
+        12, 768, 3072, 12, 12, 64, 50257, 4, 1024, gated=False, biases=True, needs_licence=False
+    ),
+    "google/gemma-2-2b": Shape(26, 2304, 9216, 8, 4, 256, 256000, 4),
+    "google/gemma-2-9b": Shape(42, 3584, 14336, 16, 8, 256, 256000, 4),
+    "google/gemma-3-1b-pt": Shape(26, 1152, 6912, 4, 1, 256, 262144, 2, head_norms=2),
+    "meta-llama/Llama-3.1-8B": Shape(32, 4096, 14336, 32, 8, 128, 128256, 2, tied=False, norms=2),
 }
 
 

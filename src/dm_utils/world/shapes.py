@@ -1,4 +1,4 @@
-"""The sizes of the models that the profiles study: the one place where they stand. No PyTorch here."""
+"""What the sizes of a language model are, and how many parameters follow from them. No PyTorch here."""
 
 from __future__ import annotations
 
@@ -34,15 +34,3 @@ class Shape:
         layer += (4 * d + f + d) if self.biases else 0
         ends = self.vocabulary * d * (1 if self.tied else 2) + self.positions * d + d * (2 if self.biases else 1)
         return self.n_layers * layer + ends
-
-
-SHAPES = {
-    "lab": Shape(6, 128, 512, 4, 2, 32, 4096, 2, needs_licence=False),
-    "openai-community/gpt2": Shape(
-        12, 768, 3072, 12, 12, 64, 50257, 4, 1024, gated=False, biases=True, needs_licence=False
-    ),
-    "google/gemma-2-2b": Shape(26, 2304, 9216, 8, 4, 256, 256000, 4),
-    "google/gemma-2-9b": Shape(42, 3584, 14336, 16, 8, 256, 256000, 4),
-    "google/gemma-3-1b-pt": Shape(26, 1152, 6912, 4, 1, 256, 262144, 2, head_norms=2),
-    "meta-llama/Llama-3.1-8B": Shape(32, 4096, 14336, 32, 8, 128, 128256, 2, tied=False, norms=2),
-}
