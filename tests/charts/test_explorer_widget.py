@@ -14,7 +14,7 @@ from site_browser import serve, visit
 from test_explorer_engines import TEXTS, same
 
 from dm_utils.base.errors import ParameterError
-from dm_utils.chapters.explorer.show import explore
+from dm_utils.charts.explore import explore
 from dm_utils.charts.explorer_widget import FRONT, Explorer, bundle
 from dm_utils.engine import explorer_contract as contract
 from dm_utils.engine.explorer import Kernel

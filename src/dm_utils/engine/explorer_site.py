@@ -101,7 +101,7 @@ def _check(study: Study, refs: Sequence[SaeRef]) -> None:
     if config.get("model_type") != "gemma2":
         raise ParameterError(
             f"{study.profile.model} is a {config.get('model_type')} model; the page's own engine computes gemma2 only. "
-            "In a notebook, `explorer_show.explore` computes any model with PyTorch"
+            "In a notebook, `charts.explore.explore` computes any model with PyTorch"
         )
     for ref in refs:
         if ref.architecture not in ARCHITECTURES or ref.component != "resid":
