@@ -174,6 +174,13 @@ def test_what_cannot_be_used_is_named(study, sae, texts, message):
         dm.decompose_sae(study.model, sae, texts)
 
 
+@pytest.mark.parametrize("given", [{"seed": -1}, {"n_bootstrap": 3}, {"skip": -1}, {"batch": 0}])
+def test_sizes_are_refused_as_a_profiles_are(study, given):
+    (name, value), *_ = given.items()
+    with pytest.raises(ParameterError, match=f"{name} = {value}: it must be a whole number"):
+        dm.decompose_sae(study.model, ("lab", NAME), study.contexts, **given)
+
+
 def test_another_hook_than_the_saes_own_must_be_meant(study):
     with pytest.raises(ParameterError, match=r"the SAE was trained at 'blocks.3.hook_resid_post'; leave hook_name out"):
         dm.decompose_sae(study.model, ("lab", NAME), study.contexts, hook_name="blocks.2.hook_resid_post")
@@ -224,8 +231,10 @@ def test_a_chapter_runs_on_your_model_saes_and_text(tmp_path: Path, texts, monke
     assert done.exit_code == 0, done.output
     table = (tmp_path / "build/runs/lab/tables/03_notation.csv").read_text()
     assert f",own,{tmp_path / 'my-model'}," in table and NAME in table
-    page = (tmp_path / "build/runs/lab/03_notation.ipynb").read_text()
-    assert f"This run: {dm.display.escape('my-model')} (profile `own`), layer 3, 24 contexts" in page
+    assert (
+        "This run: my&#45;model (profile `own`), layer 3, 24 contexts"
+        in (tmp_path / "build/runs/lab/03_notation.ipynb").read_text()
+    )
 
 
 SERVE = """

@@ -1,4 +1,4 @@
-"""Your own model, SAE and text: `decompose_sae`.
+"""Your own model, SAE and text: `decompose_sae`, a study of a profile without a name.
 
 An SAE says where it belongs (SAELens' metadata: hook, width, model). Here that is checked against the model before
 anything is measured, because a wrong pairing gives numbers, too.
@@ -7,24 +7,38 @@ anything is measured, because a wrong pairing gives numbers, too.
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import io
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
 from dm_utils.base.errors import ParameterError, require
+from dm_utils.engine.store import Store
+from dm_utils.engine.study import Study
+from dm_utils.lab import weights_path
+from dm_utils.maths.decomposition import ErrorReport, Interval
+from dm_utils.maths.encoding import prefer
+from dm_utils.world import corpus, models
+from dm_utils.world.profile import Component
 from dm_utils.world.profiles import load_profile
+from dm_utils.world.releases import load_registered
+from dm_utils.world.sae_ref import SaeRef
+from dm_utils.world.saes import check_weights
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
     from sae_lens import SAE
-    from torch import Tensor
     from transformer_lens.model_bridge import TransformerBridge
-
-    from dm_utils.maths.decomposition import ErrorReport, Interval
 
 log = logging.getLogger("dm_utils")
 SNAPSHOT = re.compile(r".*/models--(.+?)--(.+?)/snapshots/.*")  # a model of the hub in its local cache
@@ -59,7 +73,7 @@ def decompose_sae(
 ) -> ErrorReport:
     """Decompose the error of your own SAE (Eqs. 10–15), from the model and the text up.
 
-    The activations and five vectors per token stay in memory: about 24 bytes × tokens × d.
+    Four vectors per token stay in memory, about 20 bytes × tokens × d; the activations are in a temporary file meanwhile.
 
     Parameters
     ----------
@@ -79,11 +93,6 @@ def decompose_sae(
     ParameterError : the SAE's hook, width or model does not fit, or there is too little text; says what would fit.
     LoadError : something cannot be loaded.
     """
-    import torch
-
-    from dm_utils.maths.decomposition import decompose
-    from dm_utils.world.saes import check_weights
-
     if not isinstance(model, str | Path) and not hasattr(model, "run_with_hooks"):
         raise ParameterError(
             f"model = {type(model).__name__}: give a TransformerBridge or HookedTransformer, a hub id, or a local folder"
@@ -94,22 +103,68 @@ def decompose_sae(
     name = str(model) if isinstance(model, str | Path) else str(model.cfg.model_name)
     model = load_own_model(model, sae, dtype, device)
     hook = fitting_hook(model, sae, hook_name, anyway, name)
-    contexts = own_contexts(model, texts, ctx_len or _default_length(model, sae))
+    contexts = own_contexts(model, texts, ctx_len or min(sae.cfg.metadata.context_size or 1024, 1024, model.cfg.n_ctx))
     skip = contexts.shape[1] // 5 if skip is None else skip
-    x = own_activations(model, contexts, hook, skip, sae, batch)
-    groups = torch.arange(len(contexts)).repeat_interleave(contexts.shape[1] - 1 - skip)
-    out = _reconstruct(sae, x, precision)
-    report = decompose(x, out, groups=groups, seed=seed, n_bootstrap=n_bootstrap, interval=interval)
-    if report.fvu.value > 1:
-        log.warning(
-            "FVU %.2f: the SAE is worse than the mean. Does it belong to this model and hook?", report.fvu.value
-        )
+    protocol = {"precision": precision, "seed": seed, "n_bootstrap": n_bootstrap, "interval": interval}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        study = OwnStudy(model, sae, hook, contexts, skip, Store(folder), title=name, batch=batch, **protocol)
+        report = study.report()
+    if (fvu := report.fvu.value) > 1:
+        log.warning("FVU %.2f: the SAE is worse than the mean. Does it belong to this model and hook?", fvu)
     return report
+
+
+class OwnStudy(Study):
+    """A study whose model, contexts and one SAE are given, at any hook inside a block."""
+
+    def __init__(self, model: Any, sae: SAE[Any], hook: str, contexts: Tensor, skip: int, store: Store, **others: Any):
+        base, (n_contexts, ctx_len) = load_profile("lab"), contexts.shape
+        kept, d = max(ctx_len - 1 - skip, 0), sae.cfg.d_in
+        fitting = int(base.fit_fraction * n_contexts * kept)
+        if fitting <= d + 1:
+            raise ParameterError(
+                f"{n_contexts} contexts keep {kept} tokens each, so {fitting} tokens would fit "
+                f"{d} coefficients per dimension; give at least {d + 2}, better ten times as many"
+            )
+        layer, device = int(hook.split(".")[1]), str(sae.W_dec.device).replace("mps:0", "mps")
+        others |= {"n_layers": model.cfg.n_layers, "layer": layer, "d_model": d, "device": device}
+        others |= {"n_contexts": n_contexts, "ctx_len": ctx_len, "skip": skip}
+        super().__init__(base.with_overrides(name="own", **others), store)
+        self.model, self.contexts = model, contexts
+        self._model_identity = "given"  # its store lasts as long as the study
+        self._given, self.ref = sae, SaeRef("own", hook, "resid", layer, hook, sae.cfg.architecture(), sae.cfg.d_sae, 0)
+
+    def load_sae(self, ref: SaeRef) -> SAE[Any]:
+        """The SAE that was given, on flat activations: a copy that shares its weights, so that the given one stays as it is."""
+        sae = copy.copy(self._given)
+        if sae.hook_z_reshaping_mode:
+            sae.turn_off_forward_pass_hook_z_reshaping()
+        prefer(sae, self.profile.precision)
+        return sae
+
+    def hook_name(self, layer: int, component: Component = "resid") -> str:
+        """The one site."""
+        return self.ref.hook_name
+
+    def _shape(self, layer: int, component: Component) -> tuple[int, int]:
+        return self.profile.n_contexts * self.profile.kept_per_context, self._given.cfg.d_in
+
+    def report(self) -> ErrorReport:
+        """The estimates and every vector of the SAE; each token is encoded once."""
+        site = self.site()
+        sae_out = torch.cat([out.float().cpu() for _, _, out in self.reconstructions(self.ref)])
+        result = site.decomposer.run(lambda rows, x: sae_out[rows].to(x.device), name="sae_out")
+        error, linear = site.x - sae_out, result.error_map(site.x)
+        found = result.metrics
+        values: dict[str, Any] = {field.name: found[field.name] for field in fields(ErrorReport) if field.name in found}
+        values |= {"sae_error": error, "linear_error": linear, "nonlinear_error": error - linear}
+        return ErrorReport(**values, rank=site.design.rank, decomposition=result)
 
 
 def load_own_sae(sae: Any) -> SAE[Any]:
     """An SAE as it is, or the one that a folder, or a release and an id, name."""
     from sae_lens import SAE
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     if isinstance(sae, SAE):
         return sae
@@ -122,20 +177,9 @@ def load_own_sae(sae: Any) -> SAE[Any]:
         raise ParameterError(f"sae = {sae!r}: give a SAELens SAE, (release, id) or the folder of an SAE")
     release, name = sae
     if release == "lab" or Path(release).expanduser().is_dir():
-        from dm_utils.lab import weights_path
-
         folder = weights_path() / "saes" if release == "lab" else Path(release).expanduser()
         require_near(name, {path.parent.name: path for path in folder.glob("*/cfg.json")}, f"SAE of {release}:")
         return load_own_sae(folder / name)
-    return _registered(release, name)
-
-
-def _registered(release: str, name: str) -> SAE[Any]:
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    from dm_utils.world.releases import load_registered
-    from dm_utils.world.sae_ref import SaeRef
-
     directory, (known, _, revision) = get_pretrained_saes_directory(), release.partition("@")
     require_near(known, directory, "SAE release")
     require_near(name, directory[known].saes_map, f"SAE of {known}:")
@@ -152,8 +196,6 @@ def require_near(name: str, allowed: Mapping[str, Any], what: str) -> None:
 
 def load_own_model(model: Any, sae: SAE[Any], dtype: str, device: str) -> TransformerBridge:
     """A model as it is, or the named one, its weights processed as the SAE's metadata ask (`center_writing_weights`)."""
-    from dm_utils.world import models
-
     if hasattr(model, "run_with_hooks"):
         return model
     name = "lab" if str(model) == "lab" else official_name(str(model))
@@ -218,14 +260,10 @@ def fitting_hook(model: TransformerBridge, sae: SAE[Any], given: str | None, any
 
 def site_widths(model: TransformerBridge, hook: str) -> dict[str, int]:
     """The width of a hook and of its layer's common sites, seen on a few tokens."""
-    import torch
-
-    from dm_utils.world.models import activations
-
     layer = hook.split(".")[1]
     names = [hook, *(f"blocks.{layer}.{site}" for site in COMMON_SITES)]
     names = [name for name in dict.fromkeys(names) if name in model.hook_dict]
-    seen = next(activations(model, torch.zeros(1, 4, dtype=torch.long), names))
+    seen = next(models.activations(model, torch.zeros(1, 4, dtype=torch.long), names))
     return {name: seen[name].shape[-1] for name in names}
 
 
@@ -239,11 +277,6 @@ def same_model(mine: str, theirs: str) -> bool:
 
 def own_contexts(model: TransformerBridge, texts: Any, ctx_len: int) -> Int[Tensor, "context ctx_len"]:
     """Tokens as they are, or text packed into contexts that start with BOS."""
-    import numpy as np
-    import torch
-
-    from dm_utils.world import corpus
-
     if isinstance(texts, torch.Tensor):
         if texts.ndim != 2 or texts.is_floating_point():
             raise ParameterError(
@@ -262,50 +295,3 @@ def own_contexts(model: TransformerBridge, texts: Any, ctx_len: int) -> Int[Tens
             f"texts: they fill {len(found)} contexts of {ctx_len} tokens; give more text or a smaller ctx_len"
         )
     return torch.from_numpy(np.stack(found)).long()
-
-
-def _default_length(model: TransformerBridge, sae: SAE[Any]) -> int:
-    return int(min(sae.cfg.metadata.context_size or 1024, 1024, model.cfg.n_ctx))
-
-
-def own_activations(
-    model: TransformerBridge, contexts: Tensor, hook: str, skip: int, sae: SAE[Any], batch: int
-) -> Float[Tensor, "token d"]:
-    """The activations of the kept positions, skip ≤ t < ctx_len − 1, in float32 on the CPU."""
-    import torch
-
-    from dm_utils.world.models import activations
-
-    kept = contexts.shape[1] - 1 - skip
-    fitting = int(0.6075 * len(contexts) * kept)
-    if kept < 1 or fitting <= sae.cfg.d_in + 1:
-        raise ParameterError(
-            f"{len(contexts)} contexts keep {max(kept, 0)} tokens each, so {max(fitting, 0)} tokens would fit "
-            f"{sae.cfg.d_in} coefficients per dimension; give at least {sae.cfg.d_in + 2}, better ten times as many"
-        )
-    blocks = activations(model, contexts, [hook], batch)
-    return torch.cat([block[hook][:, skip:-1].flatten(0, 1).float().cpu() for block in blocks])
-
-
-def _reconstruct(sae: SAE[Any], x: Float[Tensor, "token d"], precision: Any) -> Float[Tensor, "token d"]:
-    """Sae(x), a block at a time on the SAE's device."""
-    import torch
-
-    from dm_utils.maths.encoding import prefer, reconstruct
-
-    prefer(sae, precision)
-    with flat(sae), torch.inference_mode():
-        return torch.cat([reconstruct(sae, block.to(sae.W_dec.device)).float().cpu() for block in x.split(8192)])
-
-
-@contextlib.contextmanager
-def flat(sae: SAE[Any]) -> Iterator[None]:
-    """Have an SAE of attention outputs take them flat, heads joined, and leave it as it was."""
-    reshaping = sae.hook_z_reshaping_mode
-    if reshaping:
-        sae.turn_off_forward_pass_hook_z_reshaping()
-    try:
-        yield
-    finally:
-        if reshaping:
-            sae.turn_on_forward_pass_hook_z_reshaping()

@@ -159,7 +159,8 @@ def documents(profile: Profile, start: int = 0) -> Iterator[str]:
     """Stream the documents of local files or of a hub's dataset, from document number `start` on.
 
     A text file's documents are separated by blank lines. When a stream breaks off it is opened again, after a while, at
-    the document that it had reached.
+    the document that it had reached: a position that holds for files and for a hub's dataset, as a stream's `state_dict`
+    does not.
 
     Raises
     ------

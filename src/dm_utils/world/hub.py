@@ -101,7 +101,11 @@ def _matching(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
 
 
 def _persistently(run: Callable[[], Result], name: str, waits: Sequence[float]) -> Result:
-    """Run something that uses the network, again after each wait when the failure is one that may pass."""
+    """Run something that uses the network, again after each wait when the failure is one that may pass.
+
+    huggingface_hub itself tries listings, headers and transfers that break off again. It asks only once for the commit
+    of a branch, gives up a transfer that a server answers with 5xx, and knows no damaged file: those are tried again here.
+    """
     for wait in (*waits, None):
         try:
             return run()
@@ -150,7 +154,7 @@ def _is_offline(error: BaseException) -> bool:
 def _check(folder: Path, patterns: Sequence[str]) -> None:
     """Compare each file with its hash: the cache names a blob by its SHA-256 (large files) or its git hash.
 
-    A file that differs is deleted, so that the next download starts it afresh.
+    huggingface_hub compares sizes only. A file that differs is deleted, so that the next download starts it afresh.
     """
     for path in _matching(folder, patterns):
         blob = path.resolve()
