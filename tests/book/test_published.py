@@ -129,7 +129,7 @@ def test_parameters_that_were_given_are_published(tables, tmp_path):
 def test_what_is_no_result_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no results: run the chapters first"):
         exports.export(tmp_path, "lab", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no results yet.*Run chapters first"):
+    with pytest.raises(ParameterError, match=r"no results yet.*Run chapters first"):
         exports.published(tmp_path, tmp_path)
     pd.DataFrame([{"chapter": "a", "value": 1.0}], columns=COLUMNS).to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(ParameterError, match=r"'../x': a published profile's name has letters"):

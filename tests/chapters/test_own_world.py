@@ -6,12 +6,7 @@ from small_world import parameters, write_world
 
 from dm_utils.book.build import BuildError, execute
 
-LABS_OWN = {
-    "lab_model",
-    "results",
-    "profiles",
-    "own_sae",
-}  # about the lab, about tables, about profiles, with parameters of its own
+LABS_OWN = {"lab_model", "results", "profiles", "own_sae"}  # about the lab, tables, profiles; with parameters of its own
 NAMES = sorted({path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - LABS_OWN)
 SMALL = {
     "04_1_error_norms": {"n_points": 50},
@@ -46,6 +41,7 @@ def world(request, tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_chapter_runs_or_says_in_one_sentence_what_it_needs(world, name, tmp_path, monkeypatch):
     monkeypatch.setenv("DM_STORE", str(world / "store"))
+    monkeypatch.setenv("DM_TABLES", str(world / "tables"))
     target = tmp_path / f"{name}.ipynb"
     given = parameters(world, n_contexts=160) | SMALL.get(name, {})
     try:

@@ -6,11 +6,12 @@ Nothing that a kernel says reaches a file before the secrets are out of it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from traitlets.config import Config
 
 from dm_utils.base.errors import BuildError, Stopped, shown
 from dm_utils.base.secrets import redact, redact_all
+from dm_utils.book import parameters as checks
 
 
 class Kernels:
@@ -147,6 +149,21 @@ def sockets() -> Iterator[Config]:
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/s"}})
 
 
+@contextlib.contextmanager
+def quiet_about(names: Collection[str]) -> Iterator[None]:
+    """Without papermill's warning that a parameter is unknown, for these names: it does not know a profile's fields."""
+
+    def said(record: logging.LogRecord) -> bool:
+        return record.getMessage() not in {f"Passed unknown parameter: {name}" for name in names}
+
+    log = logging.getLogger("papermill")
+    log.addFilter(said)
+    try:
+        yield
+    finally:
+        log.removeFilter(said)
+
+
 def run(notebook: Path, target: Path, parameters: Mapping[str, Any], kernels: Kernels, **options: Any) -> None:
     """Run a notebook into `target`, cell by cell.
 
@@ -157,7 +174,7 @@ def run(notebook: Path, target: Path, parameters: Mapping[str, Any], kernels: Ke
     fixed = {"kernel_name": "python3", "cwd": str(notebook.parents[1]), "start_timeout": 120, "engine_name": "dm"}
     fixed["extra_arguments"] = ["--IPKernelApp.log_level=ERROR"]
     try:
-        with sockets() as config:
+        with sockets() as config, quiet_about(checks.takes(notebook).allowed):
             execute_notebook(
                 str(notebook), str(target), dict(parameters), kernels=kernels, config=config, **fixed, **options
             )

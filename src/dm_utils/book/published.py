@@ -160,7 +160,7 @@ def published(tables: Path | None = None, folder: Path = FOLDER) -> list[Results
             fresh = Results(str(name), title, {"device": device_name()}, rows.reset_index(drop=True))
             found = {fresh.profile: fresh} | {other: one for other, one in found.items() if other != name}
     if not found:
-        raise FileNotFoundError(
+        raise ParameterError(
             f"there are no results yet: no table in {tables}, and no published file in {folder}. Run chapters first, in this "
             "folder; each writes its table when it ends"
         )

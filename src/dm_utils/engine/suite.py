@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mode
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from dm_utils.base.errors import require
+from dm_utils.base.errors import ParameterError, require
 from dm_utils.base.verdicts import verdict
 from dm_utils.maths.resampling import Estimate
+
+if TYPE_CHECKING:
+    from dm_utils.world.profile import Profile
+    from dm_utils.world.sae_ref import SaeRef
 
 
 def near_l0(l0: pd.Series) -> pd.Series:
@@ -28,6 +34,16 @@ def main_suite(table: pd.DataFrame, architecture: str | None = None) -> pd.DataF
     chosen = architecture or mode(table["architecture"])
     require(chosen, table["architecture"].unique(), "architecture")
     return table.assign(near_l0=near_l0(table["l0"]))[table["architecture"] == chosen]
+
+
+def require_widths(refs: Sequence[SaeRef], profile: Profile) -> None:
+    """Refuse SAEs that are all of one width, for what compares widths at one L0. Raises ParameterError."""
+    if len({ref.d_sae for ref in refs}) < 2:
+        there = ", ".join(f"{ref.id} with {ref.d_sae:,} latents" for ref in refs) or "none"
+        raise ParameterError(
+            f"layer = {profile.layer}, near_l0 = {profile.near_l0:g}: SAEs of one architecture and two or more widths are needed near "
+            f"this L0, and here there is {there}; give releases that hold more widths, or another layer or near_l0"
+        )
 
 
 @dataclass(frozen=True)

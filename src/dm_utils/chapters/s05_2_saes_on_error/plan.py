@@ -41,11 +41,15 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         check_range("d_sae", self.d_sae, 1, whole=True)
-        check_range("k", self.k, 1, self.d_sae, whole=True)
+        check_range("k", self.k, 1, whole=True)
+        if self.k > self.d_sae:
+            raise ParameterError(f"k = {self.k}: it must be at most the number of latents, d_sae = {self.d_sae}")
         rates = self.learning_rates
         if not rates or not all(isinstance(lr, int | float) and lr > 0 for lr in rates):
             raise ParameterError(f"learning_rates is {list(rates)}; it must hold at least one number, all above 0")
         check_range("n_seeds", self.n_seeds, 1, whole=True)
         check_range("max_steps", self.max_steps, 2 * self.check_every, whole=True)
-        check_range("patience", self.patience, self.check_every, self.max_steps // 2, whole=True)
+        check_range("patience", self.patience, self.check_every, whole=True)
+        if self.patience > self.max_steps // 2:
+            raise ParameterError(f"patience = {self.patience}: it must be at most half of max_steps = {self.max_steps}")
         check_range("cool_down", self.cool_down, self.check_every, whole=True)

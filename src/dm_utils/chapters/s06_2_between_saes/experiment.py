@@ -47,7 +47,7 @@ def neighbours(study: Study, ref: SaeRef) -> tuple[list[Neighbour], list[str]]:
 
     Raises
     ------
-    ParameterError : the SAE sits at layer 0, or not in the residual stream.
+    ParameterError : the SAE sits at layer 0, or not in the residual stream; or no site of Eq. 16 but its own has an SAE.
     """
     here = ref.layer
     if ref.component != "resid" or here == 0:
@@ -66,6 +66,11 @@ def neighbours(study: Study, ref: SaeRef) -> tuple[list[Neighbour], list[str]]:
             found.append(Neighbour(name, near, reading))
         except ParameterError:
             lacking.append(name)
+    if len(found) == 1:
+        raise ParameterError(
+            f"layer = {here}: an SAE at a neighbouring site is needed ({', '.join(lacking)}), and {study.profile.title} has none; "
+            "give releases that hold one, or another layer"
+        )
     return found, lacking
 
 
