@@ -6,7 +6,12 @@ from small_world import parameters, write_world
 
 from dm_utils.book.build import BuildError, execute
 
-LABS_OWN = {"lab_model", "results", "profiles", "own_sae"}  # about the lab, tables, profiles; with parameters of its own
+LABS_OWN = {
+    "lab_model",
+    "results",
+    "profiles",
+    "own_sae",
+}  # about the lab, tables, profiles; with parameters of its own
 NAMES = sorted({path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - LABS_OWN)
 SMALL = {
     "04_1_error_norms": {"n_points": 50},

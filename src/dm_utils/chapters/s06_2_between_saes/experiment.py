@@ -68,7 +68,7 @@ def neighbours(study: Study, ref: SaeRef) -> tuple[list[Neighbour], list[str]]:
             lacking.append(name)
     if len(found) == 1:
         raise ParameterError(
-            f"layer = {here}: an SAE at a neighbouring site is needed ({', '.join(lacking)}), and {study.profile.title} has none; "
+            f"layer = {here}: an SAE at a neighbouring site is needed ({'; '.join(lacking)}), and {study.profile.title} has none; "
             "give releases that hold one, or another layer"
         )
     return found, lacking
