@@ -1,6 +1,10 @@
-"""What many tests need: one small study of the lab, measured once per session."""
+"""What many tests need, once per session: a small study of the lab, and a browser."""
+
+from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser
+from site_browser import launch
 
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
@@ -12,3 +16,10 @@ def study(tmp_path_factory):
     """The lab on 24 contexts with a store of its own. Tests read it; one that needs other sizes, or breaks things, makes its own."""
     profile = load_profile("lab", n_contexts=24, n_bootstrap=200)
     return Study(profile, Store(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests: Playwright runs once in a process."""
+    with launch() as chromium:
+        yield chromium

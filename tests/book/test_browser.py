@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from demo import ROOT, make_checkout
 from playwright.sync_api import Browser, Page
-from site_browser import Visit, find_browser, launch, serve, visit
+from site_browser import Visit, find_browser, serve, visit
 
 from dm_utils.book.build import execute_chapters
 from dm_utils.book.chapter import COLUMNS
@@ -30,12 +30,6 @@ def hostile_tokens() -> list[str]:
     values: dict[str, list[str]] = {}
     exec("".join(CELLS[1]["source"]), values)
     return values["hostile"]
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with launch() as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="session")

