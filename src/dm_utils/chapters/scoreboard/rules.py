@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE, verdict
 from dm_utils.base.words import interval, number
+from dm_utils.engine.suite import near_l0
 
 WORDS = (HOLDS, PARTLY, DIFFERS, UNTESTABLE)
 SITE = ["hook_name", "sae_id"]  # what says that two rows are of one SAE
@@ -141,11 +141,10 @@ def _difference(pairs: pd.DataFrame) -> str:
 
 
 def trend(rows: Rows, along: str, falls: bool, within: Sequence[str]) -> Rule:
-    """In every series (equal `within`), each step to a larger `along` lowers (or raises) the value; a series agrees as a whole
-    when its first and last intervals are apart in that direction."""
+    """In every series (equal `within`), the value at the largest `along` lies below (or above) that at the smallest, intervals apart."""
 
     def rule(table: pd.DataFrame) -> Verdict:
-        found = _with_l0_label(rows.of(table)).dropna(subset=[along])
+        found = _with_l0_label(rows.of(table).dropna(subset=[along, "l0"]))
         agrees, ends = [], []
         for _, series in found.groupby(list(within)):
             series = series.sort_values(along)
@@ -162,9 +161,8 @@ def trend(rows: Rows, along: str, falls: bool, within: Sequence[str]) -> Rule:
 
 def _with_l0_label(found: pd.DataFrame) -> pd.DataFrame:
     """Rows with `l0_near`, the power of two nearest to the measured L0, and the SAE's `architecture` as its id tells it."""
-    near = (2 ** np.log2(found["l0"].astype(float).clip(lower=1)).round()).astype(float)
     kind = found["sae_id"].fillna("").astype(str).str.extract(r"(topk|jumprelu)", expand=False).fillna("")
-    return found.assign(l0_near=near, architecture=kind)
+    return found.assign(l0_near=near_l0(found["l0"].astype(float).clip(lower=1)), architecture=kind)
 
 
 def layer_of(found: pd.DataFrame) -> pd.Series:
