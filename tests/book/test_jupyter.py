@@ -33,7 +33,7 @@ def free_port() -> int:
 def command(folder: Path, port: int) -> list[str]:
     """Return what `make jupyter` runs, for the chapters of ``folder``, without a browser or a password."""
     options = f"--no-browser --allow-root --port={port} --IdentityProvider.token="
-    make = ["make", "--dry-run", "jupyter", f"CHAPTERS={folder}", f"ARGS={options}"]
+    make = ["make", "--no-print-directory", "--dry-run", "jupyter", f"CHAPTERS={folder}", f"ARGS={options}"]
     printed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     words = shlex.split(printed.replace("\\\n", " ").splitlines()[-1])
     return words[next(index for index, word in enumerate(words) if word.endswith("/jupyter")) :]
