@@ -178,7 +178,7 @@ def train_one(work: Path, sae_id: str, recipe: suite.SaeRecipe, device: str = "c
     files = {
         part: work / "activations" / part / f"{spec.hook_name}.npy" for part in ("training", "calibration", "health")
     }
-    batches = activations.ActivationBatches(files["training"], recipe.batch_tokens, recipe.seed)
+    batches = activations.ActivationBatches(files["training"], recipe.batch_tokens, recipe.seed + spec.seed)
     sae = suite.train_sae(spec, batches, recipe, device)
     report: dict[str, Any] = {"id": spec.id, "hook_name": spec.hook_name, "scale": batches.scale}
     if spec.architecture == "jumprelu":

@@ -17,80 +17,81 @@ from torch.nn import functional
 from dm_utils.lab.activations import ActivationBatches
 
 MODEL_NAME = "dm-lab"
+FACE = 4
+"""The layer that has the whole suite: the first at which a table of token identities explains less of the error than x does."""
 HOOKS = {"resid": "hook_resid_post", "att": "attn.hook_z", "mlp": "hook_mlp_out"}
 _ID = re.compile(
     r"(?P<component>resid|att|mlp)_(?P<layer>\d+)_(?P<architecture>topk|jumprelu)_(?P<d_sae>\d+)_l0_(?P<l0>\d+)"
+    r"(?:_seed_(?P<seed>\d+))?"
 )
 
 
 @dataclass(frozen=True)
 class SaeSpec:
-    """Which SAE: its site, architecture, width and the L0 on its label."""
+    """Which SAE: its site, architecture, width, the L0 on its label, and the seed of its training."""
 
     component: str
     layer: int
     architecture: str
     d_sae: int
     l0: int
+    seed: int = 0
 
     @property
     def id(self) -> str:
-        """Name of the SAE and of its folder, e.g. ``resid_3_topk_2048_l0_16``."""
-        return f"{self.component}_{self.layer}_{self.architecture}_{self.d_sae}_l0_{self.l0}"
+        """Name of the SAE and of its folder, e.g. ``resid_4_topk_2048_l0_4``; other seeds than 0 stand at its end."""
+        name = f"{self.component}_{self.layer}_{self.architecture}_{self.d_sae}_l0_{self.l0}"
+        return f"{name}_seed_{self.seed}" if self.seed else name
 
     @property
     def hook_name(self) -> str:
-        """TransformerLens name of the site, e.g. ``blocks.3.hook_resid_post``."""
+        """TransformerLens name of the site, e.g. ``blocks.4.hook_resid_post``."""
         return f"blocks.{self.layer}.{HOOKS[self.component]}"
 
     @classmethod
     def from_id(cls, sae_id: str) -> SaeSpec:
-        """Read a name such as ``resid_3_topk_2048_l0_16``; anything else raises ``ValueError``."""
+        """Read a name such as ``resid_4_topk_2048_l0_4``; anything else raises ``ValueError``."""
         match = _ID.fullmatch(sae_id)
         if match is None:
-            raise ValueError(f"{sae_id!r} is not an id of the lab's suite; expected e.g. resid_3_topk_2048_l0_16.")
+            raise ValueError(f"{sae_id!r} is not an id of the lab's suite; expected e.g. resid_4_topk_2048_l0_4.")
         part = match.groupdict()
-        return cls(part["component"], int(part["layer"]), part["architecture"], int(part["d_sae"]), int(part["l0"]))
+        numbers = (int(part[name] or 0) for name in ("d_sae", "l0", "seed"))
+        return cls(part["component"], int(part["layer"]), part["architecture"], *numbers)
 
 
 def full_suite() -> tuple[SaeSpec, ...]:
     """Return the 33 SAEs of the lab, in the order in which they are trained."""
-    middle, widths = 3, (512, 1024, 2048, 4096, 8192)
-    sweep = {l0: [SaeSpec("resid", middle, "topk", width, l0) for width in widths] for l0 in (16, 8, 32, 4)}
-    layers = [SaeSpec("resid", layer, "topk", 2048, 16) for layer in (2, 4, 1, 5, 0)]
-    parts = [SaeSpec(part, layer, "topk", 2048, 16) for part in ("mlp", "att") for layer in (middle, middle - 1)]
-    jump = [SaeSpec("resid", middle, "jumprelu", width, l0) for width in (512, 2048) for l0 in (8, 32)]
-    return (*sweep[16], *layers, *parts, *sweep[8], *jump, *sweep[32], *sweep[4])
+    widths = (512, 1024, 2048, 4096, 8192)
+    sweep = {l0: [SaeSpec("resid", FACE, "topk", width, l0) for width in widths] for l0 in (4, 16, 8, 32)}
+    layers = [SaeSpec("resid", layer, "topk", 2048, 4) for layer in (3, 5, 2, 1, 0)]
+    parts = [SaeSpec(part, layer, "topk", 2048, 4) for part in ("mlp", "att") for layer in (FACE, FACE - 1)]
+    jump = [SaeSpec("resid", FACE, "jumprelu", width, l0) for width in (512, 2048) for l0 in (4, 16)]
+    return (*sweep[4], *layers, *parts, *sweep[16], *jump, *sweep[8], *sweep[32])
 
 
 @dataclass(frozen=True)
 class SaeRecipe:
     """How every SAE of the suite is trained: SAELens' trainer, Adam, warm-up, then linear decay to zero.
 
-    TopK SAEs that are wide for their L0 would end with many latents that never win a place. They start from directions
-    of the data with decoders of norm 1, so that no latent falls behind before it is first used, with ``wide_k_start``
-    active latents, a number that falls to k, and silent latents are resampled instead of having an auxiliary loss.
+    TopK SAEs start from directions of the data with decoders of norm 1, so that no latent falls behind before it is first
+    used, and with more active latents than k, a number that falls to k; silent latents are resampled instead of having an
+    auxiliary loss. Without this the wide ones end with many latents that never win a place.
     """
 
-    steps: int = 1200
+    steps: int = 1600
     batch_tokens: int = 2048
     lr_at_512: float = 3e-3
     lr_width_exponent: float = 0.25
     warmup_fraction: float = 0.04
     decay_fraction: float = 0.5
     betas: tuple[float, float] = (0.9, 0.999)
-    aux_loss_coefficient: float = 1.0
-    dead_window_steps: int = 150
-    wide_from: int = 4096
-    wide_max_l0: int = 8
-    wide_always_l0: int = 4
-    wide_steps: int = 800
-    wide_k_start: int = 64
-    wide_anneal_fraction: float = 0.5
-    wide_resample_until: float = 0.75
-    wide_encoder_gain: float = 0.05
-    wide_dead_window_steps: int = 40
-    jumprelu_steps: int = 800
+    dead_window_steps: int = 40
+    k_start: int = 32
+    k_start_over_k: int = 2
+    anneal_fraction: float = 0.5
+    resample_until: float = 0.75
+    encoder_gain: float = 0.05
+    jumprelu_steps: int = 1200
     jumprelu_decoder_norm: float = 1.0
     jumprelu_threshold: float = 1.0
     jumprelu_bandwidth: float = 0.5
@@ -99,16 +100,9 @@ class SaeRecipe:
     jumprelu_pre_act_coefficient: float = 0.01
     seed: int = 0
 
-    def is_wide(self, spec: SaeSpec) -> bool:
-        """Whether an SAE is trained as a wide one: at small L0 from a certain width on, at the smallest L0 always."""
-        limits = ((self.wide_from, self.wide_max_l0), (0, self.wide_always_l0))
-        return spec.architecture == "topk" and any(spec.d_sae >= width and spec.l0 <= l0 for width, l0 in limits)
-
     def steps_of(self, spec: SaeSpec) -> int:
         """Optimiser steps of an SAE."""
-        if spec.architecture == "jumprelu":
-            return self.jumprelu_steps
-        return self.wide_steps if self.is_wide(spec) else self.steps
+        return self.jumprelu_steps if spec.architecture == "jumprelu" else self.steps
 
     def lr(self, d_sae: int) -> float:
         """Peak learning rate: ``lr_at_512 * (512 / d_sae) ** lr_width_exponent``."""
@@ -129,11 +123,10 @@ def train_sae(spec: SaeSpec, batches: ActivationBatches, recipe: SaeRecipe, devi
     from sae_lens import LoggingConfig, SAETrainer
     from sae_lens.config import SAETrainerConfig
 
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.seed + spec.seed)
     sae = _new_sae(spec, batches.x.shape[1], recipe, device)
-    wide = recipe.is_wide(spec)
     steps = recipe.steps_of(spec)
-    if wide:
+    if spec.architecture == "topk":
         start_from_data(sae, batches, recipe)
     with torch.no_grad():
         mean = (batches.mean * batches.scale).to(device)
@@ -148,7 +141,7 @@ def train_sae(spec: SaeSpec, batches: ActivationBatches, recipe: SaeRecipe, devi
         lr_decay_steps=int(recipe.decay_fraction * steps),
         adam_beta1=recipe.betas[0],
         adam_beta2=recipe.betas[1],
-        dead_feature_window=recipe.wide_dead_window_steps if wide else recipe.dead_window_steps,
+        dead_feature_window=recipe.dead_window_steps,
         device=device,
         logger=LoggingConfig(log_to_wandb=False),
     )
@@ -168,18 +161,15 @@ def train_sae(spec: SaeSpec, batches: ActivationBatches, recipe: SaeRecipe, devi
 @torch.no_grad()
 def start_from_data(sae: Any, batches: ActivationBatches, recipe: SaeRecipe) -> None:
     """Point each latent at one randomly chosen centred activation, and begin with more active latents than k."""
-    generator = torch.Generator().manual_seed(recipe.seed + 7)
+    generator = torch.Generator().manual_seed(batches.seed + 7)
     rows = torch.randperm(len(batches.x), generator=generator)[: sae.cfg.d_sae]
     directions = functional.normalize(batches.x[rows].float() - batches.mean, dim=1)  # [d_sae, d]
     sae.W_dec.copy_(directions)
-    sae.W_enc.copy_(recipe.wide_encoder_gain * directions.T)
-    sae.k_start = recipe.wide_k_start
-    sae.anneal_steps = int(recipe.wide_anneal_fraction * recipe.wide_steps)
-    sae.resample_from, sae.resample_until = (
-        recipe.wide_dead_window_steps,
-        int(recipe.wide_resample_until * recipe.wide_steps),
-    )
-    sae.cfg.aux_loss_coefficient = 0.0
+    sae.W_enc.copy_(recipe.encoder_gain * directions.T)
+    sae.k_start = max(recipe.k_start, recipe.k_start_over_k * sae.cfg.k)
+    sae.anneal_steps = int(recipe.anneal_fraction * recipe.steps)
+    sae.resample_from = recipe.dead_window_steps
+    sae.resample_until = int(recipe.resample_until * recipe.steps)
 
 
 def _scaled(batches: Iterator[torch.Tensor], scale: float) -> Iterator[torch.Tensor]:
@@ -199,9 +189,7 @@ def _new_sae(spec: SaeSpec, d_in: int, recipe: SaeRecipe, device: str) -> Any:
         "reshape_activations": "hook_z" if spec.component == "att" else "none",
     }
     if spec.architecture == "topk":
-        return SparseTopKTrainingSAE(
-            TopKTrainingSAEConfig(**common, k=spec.l0, aux_loss_coefficient=recipe.aux_loss_coefficient)
-        )
+        return SparseTopKTrainingSAE(TopKTrainingSAEConfig(**common, k=spec.l0, aux_loss_coefficient=0.0))
     return JumpReLUTrainingSAE(
         JumpReLUTrainingSAEConfig(
             **common,
