@@ -1,9 +1,12 @@
 """The sentences of Section 5.2: each rule at its threshold, from both sides."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 
 from dm_utils.chapters.s05_2_saes_on_error import findings
+from dm_utils.chapters.s05_2_saes_on_error.choice import linear_shares, most_equal
 from dm_utils.maths.resampling import Estimate
 
 UP, DOWN, OPEN = Estimate(0.2, 0.1, 0.3), Estimate(-0.2, -0.3, -0.1), Estimate(0.0, -0.1, 0.1)
@@ -32,7 +35,14 @@ def test_the_paper_chose_parts_of_about_one_size(share, expected):
 
 def test_the_linear_share_is_what_the_linear_map_takes_from_the_fvu():
     measured = pd.DataFrame({"sae_id": ["a", "b"], "fvu": [0.4, 0.2], "fvu_nonlinear": [0.1, 0.2]})
-    assert findings.linear_shares(measured).to_dict() == {"a": pytest.approx(0.75), "b": 0.0}
+    assert linear_shares(measured).to_dict() == {"a": pytest.approx(0.75), "b": 0.0}
+
+
+def test_the_error_with_the_most_equal_parts_is_taken_apart():
+    table = pd.DataFrame({"sae_id": list("abc"), "fvu": [0.4, 0.4, 0.4], "fvu_nonlinear": [0.1, 0.23, 0.3]})
+    study = SimpleNamespace(saes=lambda: ["first", "second", "third"], measure=lambda refs: table)
+    assert most_equal(study) == "second"
+    assert "No SAE of this layer comes nearer" in findings.sizes(pd.Series({"mine": 0.2, "other": 0.9}), "mine")
 
 
 def test_names_from_outside_stay_text():

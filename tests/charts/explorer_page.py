@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SAES = ("resid_3_topk_2048_l0_16", "resid_3_jumprelu_512_l0_32", "resid_1_topk_2048_l0_16")
+SAES = ("resid_4_topk_2048_l0_4", "resid_4_jumprelu_512_l0_16", "resid_1_topk_2048_l0_4")
 Ask = Callable[[list[dict[str, Any]]], list[Any]]  # the page's engine: requests in, answers out
 MODULES = Path(__file__).resolve().parents[2] / "src/dm_utils/charts/explorer"
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">

@@ -53,7 +53,7 @@ def test_a_wrong_message_is_answered_with_the_reason(
 
 def test_every_sae_of_the_profile_can_be_explored_with_a_kernel(kernel: Kernel) -> None:
     text = TEXTS["Code"]
-    for sae in ("mlp_3_topk_2048_l0_16", "att_2_topk_2048_l0_16", "resid_5_topk_2048_l0_16"):
+    for sae in ("mlp_3_topk_2048_l0_4", "att_3_topk_2048_l0_4", "resid_5_topk_2048_l0_4"):
         where = {"text": text, "sae": sae}
         for request in ({"kind": "decompose"}, {"kind": "look", "position": 3}, {"kind": "intervene", "position": 3}):
             contract.ANSWERS[request["kind"]].model_validate(kernel.answer(request | where))
@@ -68,9 +68,9 @@ def test_the_widget_is_one_module_of_every_part_of_the_front() -> None:
 
 def test_an_unknown_sae_is_refused_before_anything_runs(kernel: Kernel) -> None:
     with pytest.raises(
-        ParameterError, match=r"unknown SAE 'resid_3_topk_2048_l0_17'.*Did you mean 'resid_3_topk_2048_l0_16'"
+        ParameterError, match=r"unknown SAE 'resid_4_topk_2048_l0_17'.*Did you mean 'resid_4_topk_2048_l0_16'"
     ):
-        explore(kernel.study, sae="resid_3_topk_2048_l0_17")
+        explore(kernel.study, sae="resid_4_topk_2048_l0_17")
 
 
 def test_the_built_book_gets_a_place_and_its_data(

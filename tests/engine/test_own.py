@@ -26,7 +26,7 @@ from dm_utils.world.models import activations
 from dm_utils.world.profiles import load_profile
 
 SAES, MODEL = weights_path() / "saes", weights_path() / "model"
-NAME = "resid_3_topk_512_l0_16"
+NAME = "resid_4_topk_512_l0_16"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_every_way_to_name_an_sae_and_a_text_gives_the_same(study, texts):
 
 def test_a_model_folder_is_loaded_as_the_lab_is(study):
     model = own.load_own_model(MODEL, own.load_own_sae(SAES / NAME), "float32", "cpu")
-    hook = "blocks.3.hook_resid_post"
+    hook = "blocks.4.hook_resid_post"
     mine, labs = (next(activations(one, study.contexts[:2], [hook]))[hook] for one in (model, study.model))
     assert torch.equal(mine, labs)
 
@@ -91,7 +91,7 @@ def test_a_hooked_transformer_serves_as_well():
 def test_an_sae_of_attention_outputs_is_left_as_it_was(study):
     from sae_lens import SAE
 
-    sae = SAE.load_from_disk(SAES / "att_3_topk_2048_l0_16")
+    sae = SAE.load_from_disk(SAES / "att_3_topk_2048_l0_4")
     assert sae.hook_z_reshaping_mode
     report = dm.decompose_sae(study.model, sae, study.contexts, n_bootstrap=100)
     assert report.sae_error.shape[1] == sae.cfg.d_in == 128
@@ -115,11 +115,11 @@ def test_weights_are_processed_as_the_sae_was_trained(tmp_path):
             "blocks.9.hook_resid_post",
             r"which .* with its 6 layers does not have; the nearest hook is 'blocks.5.hook_resid_p",
         ),
-        ("blocks.3.hook_resid_pst", r"the nearest hook is 'blocks.3.hook_resid_post'"),
+        ("blocks.4.hook_resid_pst", r"the nearest hook is 'blocks.4.hook_resid_post'"),
         ("model.layers.3", r"'model.layers.3', which .* does not have"),
         (
-            "blocks.3.mlp.hook_post",
-            r"vectors of 128 numbers.*gives 512; it fits at blocks.3.hook_resid_post, blocks.3.hook",
+            "blocks.4.mlp.hook_post",
+            r"vectors of 128 numbers.*gives 512; it fits at blocks.4.hook_resid_post, blocks.4.hook",
         ),
     ],
 )
@@ -131,14 +131,14 @@ def test_an_sae_that_does_not_fit_is_refused_with_the_nearest_fit(study, hook, m
 def test_an_sae_of_another_model_is_refused_unless_that_is_meant(study, tmp_path):
     model = boot("llama", tmp_path)
     with pytest.raises(
-        ParameterError, match=r"128 numbers .*'dm-lab'\); 'blocks.3.hook_resid_post' of .* gives 32; no com"
+        ParameterError, match=r"128 numbers .*'dm-lab'\); 'blocks.4.hook_resid_post' of .* gives 32; no com"
     ):
         dm.decompose_sae(model, ("lab", NAME), study.contexts)
     sae = own.load_own_sae(("lab", NAME))
     sae.cfg.metadata.model_name = "gpt2-small"
     with pytest.raises(ParameterError, match=r"trained on 'gpt2-small', and the model is 'google/gemma-2-2b'.*anyway"):
         own.fitting_hook(study.model, sae, None, anyway=False, mine="google/gemma-2-2b")
-    assert own.fitting_hook(study.model, sae, None, True, "google/gemma-2-2b") == "blocks.3.hook_resid_post"
+    assert own.fitting_hook(study.model, sae, None, True, "google/gemma-2-2b") == "blocks.4.hook_resid_post"
 
 
 def test_names_of_one_model_are_known_as_such():
@@ -155,9 +155,9 @@ def test_names_of_one_model_are_known_as_such():
     ("sae", "texts", "message"),
     [
         (
-            ("lab", "resid_3_topk_512_l0_15"),
+            ("lab", "resid_4_topk_512_l0_15"),
             ["a"],
-            r"unknown SAE of lab: .*one of 33; the nearest: 'resid_3_topk_512_l0_16'",
+            r"unknown SAE of lab: .*one of 33; the nearest: 'resid_4_topk_512_l0_16'",
         ),
         (("gemma-scope-2b-pt-ress", "x"), ["a"], r"unknown SAE release .*the nearest: 'gemma-scope-2b-pt-res'"),
         (("gemma-scope-2b-pt-res", "layer_12/width_16k"), ["a"], r"the nearest: 'layer_12/width_16k/average_l0_"),
@@ -182,7 +182,7 @@ def test_sizes_are_refused_as_a_profiles_are(study, given):
 
 
 def test_another_hook_than_the_saes_own_must_be_meant(study):
-    with pytest.raises(ParameterError, match=r"the SAE was trained at 'blocks.3.hook_resid_post'; leave hook_name out"):
+    with pytest.raises(ParameterError, match=r"the SAE was trained at 'blocks.4.hook_resid_post'; leave hook_name out"):
         dm.decompose_sae(study.model, ("lab", NAME), study.contexts, hook_name="blocks.2.hook_resid_post")
 
 
@@ -203,14 +203,14 @@ def test_a_profile_reads_the_sizes_of_your_model(tmp_path):
     boot("llama", tmp_path / "my-llama")
     profile = load_profile("lab", model=str(tmp_path / "my-llama"), n_contexts=64)
     assert (profile.name, profile.title, profile.n_layers, profile.d_model) == ("own", "my-llama", 4, 32)
-    assert profile.layer == 2, "as deep as the lab's layer 3 of 6"
+    assert profile.layer == 2, "as deep as the lab's layer 4 of 6"
     assert load_profile("lab", model=str(tmp_path / "my-llama"), layer=1).layer == 1
     with pytest.raises(ParameterError, match=r"holds no config.json, so it is not a Hugging Face model folder"):
         load_profile("lab", model=str(tmp_path))
 
 
 def test_a_profile_sorts_your_saes_by_what_they_say(tmp_path):
-    for name in ("resid_1_topk_2048_l0_16", "mlp_2_topk_2048_l0_16"):
+    for name in ("resid_1_topk_2048_l0_4", "mlp_3_topk_2048_l0_4"):
         shutil.copytree(SAES / name, tmp_path / name)
     profile = load_profile("lab", releases=str(tmp_path))
     assert profile.releases == {"mlp": (str(tmp_path),), "resid": (str(tmp_path),)}
@@ -220,7 +220,7 @@ def test_a_profile_sorts_your_saes_by_what_they_say(tmp_path):
 
 
 def test_a_chapter_runs_on_your_model_saes_and_text(tmp_path: Path, texts, monkeypatch):
-    for name in (NAME, "resid_3_jumprelu_512_l0_32"):
+    for name in (NAME, "resid_4_jumprelu_512_l0_16"):
         shutil.copytree(SAES / name, tmp_path / "saes" / name)
     shutil.copytree(MODEL, tmp_path / "my-model")
     monkeypatch.setenv("DM_STORE", str(tmp_path / "store"))
@@ -232,7 +232,7 @@ def test_a_chapter_runs_on_your_model_saes_and_text(tmp_path: Path, texts, monke
     table = (tmp_path / "build/runs/lab/tables/03_notation.csv").read_text()
     assert f",own,{tmp_path / 'my-model'}," in table and NAME in table
     assert (
-        "This run: my&#45;model (profile `own`), layer 3, 24 contexts"
+        "This run: my&#45;model (profile `own`), layer 4, 24 contexts"
         in (tmp_path / "build/runs/lab/03_notation.ipynb").read_text()
     )
 
@@ -282,6 +282,6 @@ def test_an_sae_of_your_own_with_a_nan_is_refused_by_the_name_of_its_part(study)
     sae = own.load_own_sae(SAES / NAME)
     sae.W_dec[3, 5] = float("nan")
     with pytest.raises(
-        ParameterError, match=r"W_dec of the SAE 'blocks.3.hook_resid_post': 1 of \d+ values are NaN or"
+        ParameterError, match=r"W_dec of the SAE 'blocks.4.hook_resid_post': 1 of \d+ values are NaN or"
     ):
         dm.decompose_sae(study.model, sae, study.contexts)

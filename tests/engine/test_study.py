@@ -100,10 +100,10 @@ def test_selection(study):
     near = study.saes(near_l0=15, architecture="topk")
     assert [r.d_sae for r in near] == [512, 1024, 2048, 4096, 8192]
     assert {r.l0 for r in near} == {16.0}
-    assert study.sae().id == "resid_3_topk_2048_l0_16"
+    assert study.sae().id == "resid_4_topk_2048_l0_4"
     with pytest.raises(ParameterError, match="d_sae = 700: the SAEs here have 512"):
         study.saes(width=700)
-    with pytest.raises(ParameterError, match=r"layer = 0: .* att SAEs at layers \[2, 3\]"):
+    with pytest.raises(ParameterError, match=r"layer = 0: .* att SAEs at layers \[3, 4\]"):
         study.saes(layer=0, component="att")
 
 

@@ -161,7 +161,7 @@ def test_sparse_topk_has_the_loss_and_gradients_of_saelens():
 def test_active_latents_fall_to_k_and_start_along_the_data(tmp_path):
     x = np.random.default_rng(0).normal(3.0, 1.0, (600, 8)).astype(np.float16)
     np.save(tmp_path / "x.npy", x)
-    recipe = replace(suite.SaeRecipe(), wide_steps=20, batch_tokens=64, wide_from=32, wide_k_start=16)
+    recipe = replace(suite.SaeRecipe(), steps=20, batch_tokens=64, k_start=16)
     batches = activations.ActivationBatches(tmp_path / "x.npy", 64, 0)
     sae = suite._new_sae(suite.SaeSpec("resid", 0, "topk", 32, 2), 8, recipe, "cpu")
     suite.start_from_data(sae, batches, recipe)
@@ -228,6 +228,7 @@ def test_suite_has_33_saes_and_ids_can_be_read_back():
     specs = suite.full_suite()
     assert len({spec.id for spec in specs}) == 33
     assert [suite.SaeSpec.from_id(spec.id) for spec in specs] == list(specs)
+    assert suite.SaeSpec.from_id("resid_4_topk_512_l0_8_seed_2").seed == 2
     with pytest.raises(ValueError, match="resid_3_gated_512_l0_8"):
         suite.SaeSpec.from_id("resid_3_gated_512_l0_8")
 
@@ -316,7 +317,7 @@ def test_failed_health_finds_each_fault():
 
 def test_measured_health_of_shipped_saes_agrees_with_the_manifest(held_out):
     ids = [spec.id for spec in suite.full_suite() if spec.architecture == "jumprelu"]
-    ids += ["resid_3_topk_8192_l0_4", "att_3_topk_2048_l0_16", "mlp_2_topk_2048_l0_16"]
+    ids += ["resid_4_topk_8192_l0_4", "att_3_topk_2048_l0_4", "mlp_4_topk_2048_l0_4"]
     hooks = sorted({suite.SaeSpec.from_id(sae_id).hook_name for sae_id in ids})
     bridge = activations.load_bridge(lab.weights_path() / "model")
     batches = list(activations.site_activations(bridge, held_out[::60], hooks))

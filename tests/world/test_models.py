@@ -76,13 +76,13 @@ def test_a_folder_that_is_not_there_is_named():
 def test_an_sae_that_does_not_fit_is_refused_with_the_nearest_that_does():
     profile = load_profile("lab")
     refs = saes.catalog(profile)
-    (ref,) = [ref for ref in refs if ref.id == "resid_3_topk_2048_l0_16"]
+    (ref,) = [ref for ref in refs if ref.id == "resid_4_topk_2048_l0_4"]
     sae = saes.load_sae(ref)
     saes.check_fits(ref, sae, ref.hook_name, 128, refs)
     other = SaeRef("elsewhere", "mine", "resid", 2, "blocks.2.hook_resid_post", "topk", 2000, 15.0)
     with pytest.raises(
-        ParameterError, match=r"'mine'.*blocks\.2.*site is blocks\.3.*nearest that fits is 'resid_3_topk_2048"
+        ParameterError, match=r"'mine'.*blocks\.2.*site is blocks\.4.*nearest that fits is 'resid_4_topk_2048"
     ):
-        saes.check_fits(other, sae, "blocks.3.hook_resid_post", 128, refs)
-    with pytest.raises(ParameterError, match=r"reads vectors of 128 numbers, and those of blocks\.3.* have 768"):
+        saes.check_fits(other, sae, "blocks.4.hook_resid_post", 128, refs)
+    with pytest.raises(ParameterError, match=r"reads vectors of 128 numbers, and those of blocks\.4.* have 768"):
         saes.check_fits(ref, sae, ref.hook_name, 768)

@@ -54,7 +54,7 @@ class Recent(OrderedDict[Any, Any]):
 class Kernel:
     """Answer the requests of `explorer_contract` for one study.
 
-    >>> Kernel(dm.Study("lab")).answer({"kind": "decompose", "text": "Return a list.", "sae": "resid_3_topk_2048_l0_16"})
+    >>> Kernel(dm.Study("lab")).answer({"kind": "decompose", "text": "Return a list.", "sae": "resid_4_topk_2048_l0_4"})
     """
 
     def __init__(self, study: Study):

@@ -228,7 +228,7 @@ def fitting_hook(model: TransformerBridge, sae: SAE[Any], given: str | None, any
     metadata, hooks = sae.cfg.metadata, model.hook_dict
     hook, theirs = given or metadata.hook_name, metadata.model_name
     if not hook:
-        raise ParameterError("the SAE's metadata name no hook: give hook_name, for example 'blocks.3.hook_resid_post'")
+        raise ParameterError("the SAE's metadata name no hook: give hook_name, for example 'blocks.4.hook_resid_post'")
     if metadata.hook_name and hook != metadata.hook_name and not anyway:
         raise ParameterError(
             f"hook_name = {hook!r}: the SAE was trained at {metadata.hook_name!r}; leave hook_name out, "

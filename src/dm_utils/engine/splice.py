@@ -68,7 +68,7 @@ def splice(
     ----------
     model : a TransformerLens bridge, in evaluation mode.
     contexts : int64 [context, ctx_len].
-    hook_name : the site, for example ``blocks.3.hook_resid_post``.
+    hook_name : the site, for example ``blocks.4.hook_resid_post``.
     variants : called once per context with x float32 [kept, d] (heads flattened) and the context's index; returns the
         vectors of every variant, [kept, d], the same names each time. The original is added by itself.
     kept : the positions to replace; a position outside keeps its activation. Each must have a next token.
@@ -178,7 +178,7 @@ def _check(
     model: TransformerBridge, contexts: Tensor, hook_name: str, positions: Tensor, scored: Tensor | None
 ) -> None:
     if hook_name not in model.hook_dict:
-        raise ValueError(f"the model has no hook {hook_name!r}; a site is named like 'blocks.3.hook_resid_post'")
+        raise ValueError(f"the model has no hook {hook_name!r}; a site is named like 'blocks.4.hook_resid_post'")
     if not len(positions) or int(positions[-1]) >= contexts.shape[1] - 1:
         raise ValueError(
             f"kept covers {len(positions)} positions of contexts of {contexts.shape[1]} tokens; "

@@ -20,11 +20,9 @@ def training(table: pd.DataFrame, recipe: Mapping[str, Any]) -> str:
     return (
         f"{len(table)} SAEs, each trained with SAELens for {recipe['steps']:,} steps of {recipe['batch_tokens']:,} tokens: "
         + ", ".join(f"{kind['n']} {kind['component']} {kind['architecture']}" for kind in kinds)
-        + ". Their health below is measured on the evaluation text, which neither the model nor the SAEs saw in training. The "
-        f"sparsest TopK SAEs would lose many latents with that recipe, so those with L0 {recipe['wide_always_l0']}, and from "
-        f"width {recipe['wide_from']:,} those with L0 up to {recipe['wide_max_l0']}, start from data vectors, anneal from "
-        f"{recipe['wide_k_start']} active latents and replace dead ones, in {recipe['wide_steps']:,} steps. Along width, the "
-        f"recipe is one and the same at each L0 except {recipe['wide_max_l0']}, where it changes at {recipe['wide_from']:,}."
+        + ". Their health below is measured on the evaluation text, which neither the model nor the SAEs saw in training. TopK SAEs "
+        f"start from directions of the data, with at least {recipe['k_start']} active latents per token, a number that falls to the one "
+        "on the label while training lasts, and latents that stay silent are pointed at what the SAE misses: one recipe for all of them."
     )
 
 

@@ -3,6 +3,7 @@
 The experiment is `experiment.ErrorSaeStudy`. In the order of the notebook:
 
 plan, streams, training   what is trained, on which vectors, and how
+choice                    whose error: the SAE with the most equal parts
 runs, shipped             the runs of one study; those that the book ships, and the command that trains or re-stamps them
 experiment, tables        what is measured of the trained SAEs
 text_windows, autointerp  windows of text, and the test of explanations on them

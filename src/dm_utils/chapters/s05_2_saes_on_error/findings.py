@@ -19,22 +19,18 @@ def above(found: Estimate) -> bool | None:
     return True if found.low > 0 else False if found.high < 0 else None
 
 
-def linear_shares(measured: pd.DataFrame) -> pd.Series:
-    """The share of the error's variance that its linear part takes, by SAE: 1 − FVU_nonlinear / FVU."""
-    return (1 - measured["fvu_nonlinear"] / measured["fvu"]).set_axis(measured["sae_id"].astype(str))
-
-
 def sizes(shares: pd.Series, chosen: str) -> str:
     """Whether the parts of the chosen SAE's error are about equal (`EQUAL`), and which SAE of the layer comes nearest to that."""
     share, nearest = float(shares[chosen]), str((shares - 0.5).abs().idxmin())
     said = f"The linear part of this error takes {100 * share:.0f} % of its variance, the nonlinear part {100 * (1 - share):.0f} %"
     if EQUAL[0] <= share <= EQUAL[1]:
         return f"{said}: about equal, as in the paper."
-    other = f"{escape(nearest)}, with {100 * shares[nearest]:.0f} % linear"
+    said += ": **not about equal**, as the paper chose them, so what follows compares a small part with a large one. "
+    if nearest == chosen:
+        return said + "No SAE of this layer comes nearer to equal parts."
     return (
-        f"{said}: **not about equal**, as the paper chose them, so what follows compares a small part with a large one. The SAE of this "
-        f"layer nearest to equal parts is {other}; on it the experiment has not been run (`width` and `near_l0` choose it, and its SAEs "
-        "are then trained, which takes about an hour on two cores)."
+        f"{said}The SAE of this layer nearest to equal parts is {escape(nearest)}, with {100 * shares[nearest]:.0f} % linear "
+        "(leave out `width` and `near_l0` to take it)."
     )
 
 

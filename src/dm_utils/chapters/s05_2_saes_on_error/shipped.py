@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import typer
 
+from dm_utils.chapters.s05_2_saes_on_error.choice import most_equal
 from dm_utils.chapters.s05_2_saes_on_error.runs import ErrorSaeRuns
 from dm_utils.chapters.s05_2_saes_on_error.training import TARGETS
 from dm_utils.engine.sources import recipe_digest
@@ -138,13 +139,15 @@ app = typer.Typer(add_completion=False, help="Train or re-stamp the runs that Se
 @app.command("train")
 def _train() -> None:
     """Train every run that is missing or not current, and ship it (about an hour on two cores)."""
-    precompute(ShippedRuns(Study("lab")), Store(SHIPPED))
+    study = Study("lab")
+    precompute(ShippedRuns(study, most_equal(study)), Store(SHIPPED))
 
 
 @app.command("restamp")
 def _restamp(trust: bool = typer.Option(False, help="Skip the proof by a run trained now.")) -> None:
     """Mark the shipped runs as current, after one run trained now was bit-identical (some minutes)."""
-    print(f"{restamp(ErrorSaeRuns(Study('lab')), Store(SHIPPED), trust)} entries are current")
+    study = Study("lab")
+    print(f"{restamp(ErrorSaeRuns(study, most_equal(study)), Store(SHIPPED), trust)} entries are current")
 
 
 if __name__ == "__main__":
