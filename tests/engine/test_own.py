@@ -203,7 +203,7 @@ def test_a_profile_reads_the_sizes_of_your_model(tmp_path):
     boot("llama", tmp_path / "my-llama")
     profile = load_profile("lab", model=str(tmp_path / "my-llama"), n_contexts=64)
     assert (profile.name, profile.title, profile.n_layers, profile.d_model) == ("own", "my-llama", 4, 32)
-    assert profile.layer == 2, "as deep as the lab's layer 4 of 6"
+    assert profile.layer == 3, "as deep as the lab's layer 4 of 6"
     assert load_profile("lab", model=str(tmp_path / "my-llama"), layer=1).layer == 1
     with pytest.raises(ParameterError, match=r"holds no config.json, so it is not a Hugging Face model folder"):
         load_profile("lab", model=str(tmp_path))

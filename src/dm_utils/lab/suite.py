@@ -91,7 +91,7 @@ class SaeRecipe:
     anneal_fraction: float = 0.5
     resample_until: float = 0.75
     encoder_gain: float = 0.05
-    jumprelu_steps: int = 1200
+    jumprelu_steps: int = 800
     jumprelu_decoder_norm: float = 1.0
     jumprelu_threshold: float = 1.0
     jumprelu_bandwidth: float = 0.5
