@@ -22,6 +22,8 @@ def main(
     fast: Annotated[bool, typer.Option("--fast", help="A tiny lab in seconds, to test the recipe.")] = False,
     device: Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")] = Device.auto,
     tokens: Annotated[int | None, typer.Option(min=1, help="Training tokens of the language model.")] = None,
+    keep_model: Annotated[bool, typer.Option("--keep-model", help="Train SAEs on the shipped language model.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of the headline SAEs; the first one ships.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="SAEs trained at the same time on the CPU.")] = 2,
     install: Annotated[bool, typer.Option("--install", help="Replace the shipped weights when all is well.")] = False,
 ) -> None:
@@ -34,16 +36,18 @@ def main(
 
     import torch
 
-    from dm_utils.lab import manifest, pipeline
+    from dm_utils.lab import manifest, pipeline, suite
 
-    if fast and install:
-        raise typer.BadParameter(
-            "--fast makes a toy that must not be installed; drop one of the two.", param_hint="--install"
-        )
+    for other, given in (("--install", install), ("--keep-model", keep_model), ("--seeds", seeds > 1)):
+        if fast and given:
+            raise typer.BadParameter("--fast makes a toy from nothing; drop one of the two.", param_hint=other)
     where = device.value if device is not Device.auto else ("cuda" if torch.cuda.is_available() else "cpu")
     recipe = pipeline.fast_lab() if fast else pipeline.LabRecipe()
     if tokens is not None:
         recipe = replace(recipe, model=replace(recipe.model, tokens=tokens))
+    if keep_model:
+        pipeline.adopt_model(work)
+    recipe = replace(recipe, suite=(*recipe.suite, *(spec.id for spec in suite.reseeded(seeds))))
     folder = pipeline.train_lab(work, recipe, where, workers)
     problems = pipeline.failed_health(manifest.read_manifest(folder)["saes"])
     for problem in problems:

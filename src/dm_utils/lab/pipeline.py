@@ -75,6 +75,20 @@ def train_lab(work: Path, recipe: LabRecipe, device: str = "cpu", workers: int =
     return assemble(work, recipe)
 
 
+def adopt_model(work: Path) -> None:
+    """Put the shipped language model and its tokenizer into the work folder, as if they had been trained there."""
+    if (work / "model.json").exists():
+        return
+    shipped = manifest.weights_path() / "model"
+    for folder in ("model", "tokenizer"):
+        (work / folder).mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        shutil.copy(shipped / name, work / "tokenizer" / name)
+    shutil.copytree(shipped, work / "model", dirs_exist_ok=True)
+    record = manifest.read_manifest()
+    _write(work / "model.json", record["model"] | {"text": record["text"]})
+
+
 def prepare_text(work: Path, recipe: LabRecipe, workers: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Read the texts, train the tokenizer and pack both into contexts (uint16 [context, ctx_len])."""
     folder = work / "text"
@@ -82,7 +96,8 @@ def prepare_text(work: Path, recipe: LabRecipe, workers: int = 2) -> tuple[np.nd
         folder.mkdir(exist_ok=True)
         documents = text.training_text(recipe.package, workers)
         held_out = text.evaluation_text()[:: 1 if recipe.package is None else 20]
-        text.train_tokenizer(documents, work / "tokenizer", recipe.model.vocabulary_size)
+        if not (work / "tokenizer").exists():
+            text.train_tokenizer(documents, work / "tokenizer", recipe.model.vocabulary_size)
         report = {}
         for name, part in (("training", documents), ("evaluation", held_out)):
             contexts = text.pack(part, work / "tokenizer", recipe.model.ctx_len)
@@ -193,18 +208,23 @@ def train_one(work: Path, sae_id: str, recipe: suite.SaeRecipe, device: str = "c
 
 
 def assemble(work: Path, recipe: LabRecipe) -> Path:
-    """Put model, SAEs and manifest together under ``weights/`` in the work folder, and return that folder."""
+    """Put model, SAEs and manifest together under ``weights/`` in the work folder, and return that folder.
+
+    Of SAEs that were trained with several seeds the first goes there; the others stay in ``saes/``.
+    """
     target = work / "weights"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(work / "model", target / "model", ignore=shutil.ignore_patterns("generation_config.json"))
     reports = []
-    for name in recipe.suite:
+    for name in (name for name in recipe.suite if suite.SaeSpec.from_id(name).seed == 0):
         shutil.copytree(work / "saes" / name, target / "saes" / name)
         reports.append(json.loads((work / "reports" / f"{name}.json").read_text()))
+    model, text_now = (json.loads((work / name).read_text()) for name in ("model.json", "text/report.json"))
     record = {
-        "model": json.loads((work / "model.json").read_text()),
+        "text": model.pop("text", text_now),
+        "sae_text": text_now,
+        "model": model,
         "saes": reports,
-        "text": json.loads((work / "text" / "report.json").read_text()),
         "recipe": {**asdict(recipe), "activation_skip": activations.SKIP},
     }
     manifest.write_manifest(target, record)

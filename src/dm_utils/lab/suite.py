@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,12 @@ def full_suite() -> tuple[SaeSpec, ...]:
     parts = [SaeSpec(part, layer, "topk", 2048, 4) for part in ("mlp", "att") for layer in (FACE, FACE - 1)]
     jump = [SaeSpec("resid", FACE, "jumprelu", width, l0) for width in (512, 2048) for l0 in (4, 16)]
     return (*sweep[4], *layers, *parts, *sweep[16], *jump, *sweep[8], *sweep[32])
+
+
+def reseeded(n_seeds: int) -> tuple[SaeSpec, ...]:
+    """Return the headline SAEs (the face at L0 4, up to 4,096 latents) once more for each seed from 1 to ``n_seeds`` − 1."""
+    headline = [spec for spec in full_suite()[:4] if (spec.layer, spec.l0) == (FACE, 4)]
+    return tuple(replace(spec, seed=seed) for seed in range(1, n_seeds) for spec in headline)
 
 
 @dataclass(frozen=True)

@@ -40,3 +40,17 @@ def spliced_losses(table: pd.DataFrame, levels: pd.DataFrame) -> alt.LayerChart:
         alt.Chart(levels).mark_text(align="left", dy=-7, fontSize=12).encode(x=alt.value(4), y="nats:Q", text="name:N")
     )
     return alt.layer(line, rules, names).properties(**WIDE, height=280)
+
+
+def over_seeds(rows: pd.DataFrame) -> alt.FacetChart:
+    """Each metric against width, one point with its interval per training seed (rows of `seeds.beside`, `metric` in words)."""
+    seed = alt.Color("seed:N", title="training seed", scale=alt.Scale(scheme="tableau10"))
+    base = alt.Chart(rows.round(5)).encode(
+        x=width_axis(),
+        xOffset="seed:N",
+        color=seed,
+        tooltip=["sae_id:N", "seed:N", *[alt.Tooltip(f"{end}:Q", format=".4f") for end in ("value", "low", "high")]],
+    )
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
+    drawn = with_interval(base, y, "point", filled=True, size=45).properties(width=250, height=170)
+    return drawn.facet(alt.Facet("metric:N", title=None), columns=2).resolve_scale(y="independent")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dm_utils.base.words import code
+from dm_utils.base.words import code, label
 from dm_utils.engine.suite import steps
 from dm_utils.maths.resampling import Estimate
 
@@ -64,4 +64,22 @@ def learned(then: Mapping[str, float], checks: pd.DataFrame, at_site: pd.DataFra
         f"{then['trigram_nats']:.2f} for trigrams and {then['unigram_nats']:.2f} for frequencies alone. "
         + ("All requirements on the SAEs are met. " if not failed else f"Not met: {'; '.join(failed)}. ")
         + f"Spliced in, the SAEs at layer {at_site['layer'].iloc[0]} cost {cost.min():.2f} to {cost.max():.2f} nats per token."
+    )
+
+
+def over_seeds(rows: pd.DataFrame, metric: str) -> str:
+    """How a metric (rows of one, `seeds.beside`) scatters over training seeds, beside its interval over text and its steps in width.
+
+    A step from one width to the next is apart in both where every seed's value lies on the same side of every seed's at the next
+    width, and so does every interval.
+    """
+    some = rows[rows["metric"] == metric]
+    widths = {int(width): group for width, group in some.groupby("d_sae") if group["seed"].nunique() > 1}
+    scatter = max((float(group["value"].max() - group["value"].min()) for group in widths.values()), default=0.0)
+    text = float((some["high"] - some["low"]).mean())
+    pairs = list(zip(list(widths.values())[:-1], list(widths.values())[1:], strict=True))
+    apart = sum(one["low"].min() > two["high"].max() or one["high"].max() < two["low"].min() for one, two in pairs)
+    return (
+        f"{label(metric)}: at most {scatter:.4f} between seeds at one width, where an interval over text is {text:.4f} wide on average; "
+        f"{apart} of {len(pairs)} steps from one width to the next are apart in both."
     )
