@@ -7,6 +7,7 @@ import functools
 import gzip
 import http.server
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -132,3 +133,19 @@ def visit(browser: Browser, base: str, path: str, width: int = 1280, scheme: str
         seen.page.goto(base + path, wait_until="load")
         seen.page.wait_for_function(DRAWN)
         yield seen
+
+
+def channels(color: str) -> tuple[int, ...]:
+    """Red, green and blue of a colour written ``#rrggbb``."""
+    return tuple(bytes.fromhex(color[1:]))
+
+
+def painted(page: Page, selector: str) -> list[tuple[float, ...]]:
+    """The backgrounds of elements as a browser computes them: red, green and blue from 0 to 255, and opacity."""
+    script = "nodes => nodes.map(node => getComputedStyle(node).backgroundColor)"
+    found = []
+    for text in page.eval_on_selector_all(selector, script):
+        red, green, blue, opacity = (*map(float, re.findall(r"[\d.]+", text)), 1.0)[:4]
+        scale = 255 if text.startswith("color(srgb") else 1  # `color-mix` computes to shares
+        found.append((*(round(scale * part) for part in (red, green, blue)), round(opacity, 3)))
+    return found

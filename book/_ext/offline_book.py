@@ -26,9 +26,10 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from typeset import subset_fonts, typeset_site
 
 from dm_utils.charts.bundle import PROGRAM, bundle, chart_html, escape_json
+from dm_utils.charts.explorer_widget import MODULES
+from dm_utils.charts.theme import VEGALITE_MIME, style
 
 HERE = Path(__file__).parent
-VEGALITE_MIME = "application/vnd.vegalite.v6+json"
 VIEW = re.compile(r'<script type="application/vnd.jupyter.widget-view\+json">(.*?)</script>', re.S)
 ICON_RULE = re.compile(
     r'(?:\.fa-[\w-]+(?:::?before)?,?)+\{content:"[^"]*"\}|@font-face\{[^}]*fontawesome[^}]*\}'
@@ -100,22 +101,20 @@ def copy_assets(packages: Path, site: Path) -> None:
     shutil.copy(HERE / "tables.js", site / "dm/tables.js")
     (site / "dm/charts.js").write_text(bundle())
     (site / "dm/explorer").mkdir()
-    for source in explorer_modules():
-        shutil.copy(source, site / "dm/explorer" / source.name)
+    for name, text in explorer_files().items():
+        (site / "dm/explorer" / name).write_text(text, encoding="utf-8")
 
 
-def explorer_modules() -> list[Path]:
-    """The explorer's scripts and style, which live in the package."""
-    package = importlib.util.find_spec("dm_utils")
-    if package is None or not package.submodule_search_locations:
-        raise ExtensionError("dm_utils is not installed: run `make book`, which installs it")
-    folder = Path(package.submodule_search_locations[0]) / "charts/explorer"
-    return [path for path in sorted(folder.iterdir()) if path.suffix in (".js", ".css")]
+def explorer_files() -> dict[str, str]:
+    """The explorer's scripts, and its style with the palette, by file name."""
+    scripts = {path.name: path.read_text(encoding="utf-8") for path in sorted(MODULES.glob("*.js"))}
+    return scripts | {"explorer.css": style(MODULES / "explorer.css")}
 
 
 def prepare_assets(cache: Path) -> Path:
     """Return the folder of static assets, fetched once per lock file and package version."""
-    inputs = [path.read_bytes() for path in (*sorted(HERE.glob("*.js*")), *explorer_modules(), Path(__file__), PROGRAM)]
+    inputs = [path.read_bytes() for path in (*sorted(HERE.glob("*.js*")), Path(__file__), PROGRAM)]
+    inputs += [text.encode() for text in explorer_files().values()]
     key = hashlib.sha256(b"\0".join([*inputs, vl_convert.__version__.encode()])).hexdigest()[:16]
     ready = cache / f"site-{key}"
     if not ready.exists():

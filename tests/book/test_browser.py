@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from demo import ROOT, make_checkout
 from playwright.sync_api import Browser, Page
-from site_browser import Visit, find_browser, serve, visit
+from site_browser import Visit, channels, find_browser, painted, serve, visit
 
 from dm_utils.book.build import execute_chapters
 from dm_utils.book.chapter import COLUMNS
 from dm_utils.book.site import build_site
+from dm_utils.charts.theme import COLORS
 
 BOOK = ROOT / "_build/html"
 DEMO = "notebooks/demo.html"
@@ -155,6 +156,17 @@ def test_the_token_strip_follows_its_lists(page: Page) -> None:
     assert page.locator(".dm-strip-token").count() == 120
     page.locator(".dm-strip-token").nth(1).hover()
     assert "token 2: “ words”" in page.locator(".dm-strip-detail").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_token_strip_has_the_colours_of_the_theme(browser: Browser, site: str, scheme: str) -> None:
+    with visit(browser, site, DEMO, scheme=scheme) as seen:
+        seen.page.wait_for_selector(".dm-strip-token")
+        for row, name in {"span": "nonlinear", "i": "linear"}.items():
+            colors = painted(seen.page, f".dm-strip-token {row}")
+            assert {color[:3] for color in colors} == {channels(COLORS[name])}
+            depths = {color[3] for color in colors}
+            assert len(depths) > 5 and min(depths) >= 0.06 and max(depths) <= 0.9
 
 
 def test_the_theme_switch_recolours_charts_at_once(page: Page) -> None:

@@ -13,6 +13,7 @@ import vl_convert
 
 from dm_utils import charts
 from dm_utils.charts import bundle as chart_bundle
+from dm_utils.charts.marks import with_interval
 
 METRICS = ["r2_error_norm", "r2_error_vector"]
 
@@ -131,3 +132,11 @@ def test_one_output_of_a_notebook_holds_the_bundle(monkeypatch: pytest.MonkeyPat
     assert run("third", 1) == [True], "Colab shows each output in a frame of its own"
     monkeypatch.setenv("DM_BOOK", "1")
     assert run("fourth", 1) == [False]
+
+
+def test_an_interval_with_a_colour_of_its_own_shows_on_a_coloured_bar() -> None:
+    rows = pd.DataFrame({"part": ["linear"], "value": [0.5], "low": [0.4], "high": [0.6]})
+    base = alt.Chart(rows).encode(y="part:N", color=alt.value(charts.COLORS["linear"]))
+    bar, rule = with_interval(base, alt.X("value:Q"), "bar", rule={"color": charts.INK}).layer
+    assert bar.to_dict()["encoding"]["color"] == {"value": charts.COLORS["linear"]}
+    assert rule.to_dict()["encoding"]["color"] == {"value": charts.INK}

@@ -11,9 +11,10 @@ import psutil
 import pytest
 from explorer_page import MODULES, SAES, make_page
 from playwright.sync_api import Browser, Page
-from site_browser import Visit, serve, visit
+from site_browser import Visit, channels, painted, serve, visit
 from test_explorer_engines import TEXTS, same
 
+from dm_utils.charts.theme import COLORS
 from dm_utils.engine import explorer_contract as contract
 from dm_utils.engine.explorer import Kernel
 
@@ -232,6 +233,21 @@ def test_nothing_scrolls_sideways(browser: Browser, site: str, width: int, schem
         seen.page.check("[data-field=pin]")
         seen.page.wait_for_selector(".dmx-pair")
         settle(seen.page)
+        seen.assert_clean()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_parts_and_shades_have_the_colours_of_the_theme(browser: Browser, site: str, scheme: str) -> None:
+    with visit(browser, site, PAGE, scheme=scheme) as seen:
+        settle(seen.page)
+        seen.page.evaluate("document.querySelector('.dmx').explorer.change({shade: 'error'})")
+        settle(seen.page)
+        for part, name in {"explained": "sae", "linear": "linear", "nonlinear": "nonlinear"}.items():
+            assert set(painted(seen.page, f".dmx-bar i.dmx-{part}")) == {(*channels(COLORS[name]), 1.0)}
+        words = [color for color in painted(seen.page, ".dmx-token .dmx-word") if color[3]]
+        assert {color[:3] for color in words} == {channels(COLORS["nonlinear"])}
+        depths = {color[3] for color in words}
+        assert len(depths) > 5 and min(depths) >= 0.06 and max(depths) == 0.56
         seen.assert_clean()
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import anywidget
 import traitlets as t
 
+from dm_utils.charts.theme import style
+
 MODULES = Path(__file__).parent / "explorer"
 PARTS = ("text", "sae", "tokens", "look", "intervene", "take")
 FRONT = ("dom", "state", "choose", "tokens", "vectors", "panel", "intervene", "explorer", "widget")
@@ -39,7 +41,7 @@ class Explorer(anywidget.AnyWidget):
     """
 
     _esm = bundle()
-    _css = (MODULES / "explorer.css").read_text(encoding="utf-8")
+    _css = style(MODULES / "explorer.css")
     state = t.Dict().tag(sync=True)
     parts = t.List(t.Enum(PARTS)).tag(sync=True)
 

@@ -85,13 +85,16 @@ def with_interval(
 ) -> alt.LayerChart:
     """Draw a value (`channel`) as a point, line or bar over its 95 % interval, a rule or, with ``band``, an area as well.
 
-    ``base`` carries the data and every other channel; ``rule`` is the look of the interval, ``look`` that of the mark.
+    ``base`` carries the data and every other channel; ``rule`` is the look of the interval, whose colour goes before that of
+    ``base``; ``look`` is that of the mark.
     """
     axis = "x" if isinstance(channel, alt.X) else "y"
     shared = {name: channel[name] for name in ("axis", "scale", "title") if channel[name] is not alt.Undefined}
     ends = {axis: type(channel)(f"{low}:Q", **shared), f"{axis}2": f"{high}:Q"}
     layers = [base.mark_area(opacity=0.14).encode(**ends)] if band else []
-    layers.append(base.mark_rule(**{"strokeWidth": 1.5, **(rule or {})}).encode(**ends))
+    rule = {"strokeWidth": 1.5, **(rule or {})}
+    ink = {"color": alt.value(rule["color"])} if "color" in rule else {}
+    layers.append(base.mark_rule(**rule).encode(**ends, **ink))
     drawn = {"point": base.mark_point, "line": base.mark_line, "bar": base.mark_bar}[mark](**look)
     drawn = drawn.encode(**{axis: channel})
     return alt.layer(*([drawn, *layers] if mark == "bar" else [*layers, drawn]))

@@ -5,10 +5,12 @@ Ink is ``currentColor``, so that one chart serves light and dark pages.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import altair as alt
 
+from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
 from dm_utils.charts.bundle import notebook_html
 
 COLORS = {
@@ -20,10 +22,19 @@ COLORS = {
     "sae": "#1b9e77",
     "x": "#b58900",
 }
-
-
+VERDICT_COLORS = {HOLDS: "sae", PARTLY: "x", DIFFERS: "nonlinear", UNTESTABLE: "error"}
 VEGALITE_MIME = "application/vnd.vegalite.v6+json"
 INK = "currentColor"
+
+
+def style(sheet: Path) -> str:
+    """Return a style sheet of a widget or of the book after the palette as CSS variables: ``--dm-linear``, ``--dm-holds``, …
+
+    The palette is legible on light and on dark pages; a shade of it is a `color-mix` with ``transparent``, which shows the page.
+    """
+    verdicts = {word.split()[0]: COLORS[color] for word, color in VERDICT_COLORS.items()}
+    variables = "".join(f" --dm-{name}: {color};" for name, color in (COLORS | verdicts).items())
+    return f":root {{{variables} }}\n{sheet.read_text(encoding='utf-8')}"
 
 
 @alt.theme.register("dark-matter", enable=True)

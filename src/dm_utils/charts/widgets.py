@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import traitlets as t
 
+from dm_utils.charts.theme import style
+
 STATIC = Path(__file__).parent / "static"
 
 
@@ -37,7 +39,7 @@ class TokenStrip(anywidget.AnyWidget):
     """
 
     _esm = (STATIC / "token_strip.js").read_text(encoding="utf-8")
-    _css = (STATIC / "token_strip.css").read_text(encoding="utf-8")
+    _css = style(STATIC / "token_strip.css")
     tokens = t.List(t.Unicode()).tag(sync=True)
     starts = t.List(t.Int()).tag(sync=True)
     names = t.List(t.Unicode()).tag(sync=True)
@@ -90,7 +92,7 @@ class ClaimBoard(anywidget.AnyWidget):
     """
 
     _esm = (STATIC / "claim_board.js").read_text(encoding="utf-8")
-    _css = (STATIC / "claim_board.css").read_text(encoding="utf-8")
+    _css = style(STATIC / "claim_board.css")
     claims = t.List(t.Dict()).tag(sync=True)
     verdicts = t.List(t.Unicode()).tag(sync=True)
     folder = t.Unicode().tag(sync=True)

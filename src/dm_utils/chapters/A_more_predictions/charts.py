@@ -112,14 +112,13 @@ def part_means(table: pd.DataFrame) -> alt.LayerChart:
     data = pd.concat([part.assign(shown=name) for name, part in shares.items()], ignore_index=True)
     data = data.assign(part=data["part"].map(PART_TITLES), text=texts(data, "value", "low", "high")).round(5)
     shown = chooser("shown", list(shares), "Show", radio=True)
-    base = (
-        alt.Chart(data).encode(x=width_axis(), color=part_color(PART_TITLES)).transform_filter(alt.datum.shown == shown)
-    )
-    y = {"title": "norm", "scale": alt.Scale(zero=True)}
-    band = base.mark_area(opacity=0.25).encode(y=alt.Y("low:Q", **y), y2="high:Q")
     tooltip = ["part:N", alt.Tooltip("text:N", title="norm"), alt.Tooltip("sae_id:N", title="SAE")]
-    line = base.mark_line(point=alt.OverlayMarkDef(size=60)).encode(y=alt.Y("value:Q", **y), tooltip=tooltip)
-    return alt.layer(band, line).add_params(shown).properties(width="container", height=280)
+    base = alt.Chart(data).encode(x=width_axis(), color=part_color(PART_TITLES), tooltip=tooltip)
+    y = alt.Y("value:Q", title="norm", scale=alt.Scale(zero=True))
+    lines = with_interval(
+        base.transform_filter(alt.datum.shown == shown), y, "line", band=True, point=alt.OverlayMarkDef(size=60)
+    )
+    return lines.add_params(shown).properties(width="container", height=280)
 
 
 def relative(table: pd.DataFrame) -> pd.DataFrame:
@@ -165,6 +164,7 @@ def token_means(table: pd.DataFrame) -> alt.LayerChart:
         alt.Tooltip("low:Q", title="10 % below", format=".4g"),
     ]
     tooltip.append(alt.Tooltip("high:Q", title="10 % above", format=".4g"))
-    bars = base.mark_rule(opacity=0.12).encode(y=alt.Y("low:Q", title="squared error norm"), y2="high:Q")
-    marks = base.mark_point(color=COLORS["error"], size=34, opacity=0.8).encode(y="mean:Q", tooltip=tooltip)
-    return alt.layer(bars, marks).properties(width="container", height=300).interactive()
+    y = alt.Y("mean:Q", title="squared error norm")
+    look = {"color": COLORS["error"], "size": 34, "opacity": 0.8}
+    marks = with_interval(base.encode(tooltip=tooltip), y, rule={"opacity": 0.12}, **look)
+    return marks.properties(width="container", height=300).interactive()

@@ -68,18 +68,15 @@ def planted_recovered(table: pd.DataFrame) -> alt.FacetChart:
     long = pd.concat(rows)
     long = long.assign(text=texts(long, "value", "low", "high")).round(5)
     names, colors = zip(*ESTIMATES.values(), strict=True)
-    base = alt.Chart().transform_filter(near("held", other))
-    color = alt.Color("estimate:N", title=None, scale=alt.Scale(domain=names, range=colors))
     x = alt.X("planted:Q", title="planted, share of the variance of x′", axis=SHARE)
-    line = base.mark_line(point=True).encode(
-        x=x,
-        y=alt.Y("value:Q", title="recovered", axis=SHARE),
-        color=color,
+    base = alt.Chart().encode(x=x).transform_filter(near("held", other))
+    recovered = base.encode(
+        color=alt.Color("estimate:N", title=None, scale=alt.Scale(domain=names, range=colors)),
         tooltip=["estimate:N", alt.Tooltip("planted:Q", format=".0%"), alt.Tooltip("text:N", title="recovered")],
     )
-    band = base.mark_area(opacity=0.2).encode(x=x, y="low:Q", y2="high:Q", color=color)
-    equal = base.mark_line(strokeDash=[5, 4], color=INK).encode(x=x, y="planted:Q")
-    chart = alt.layer(band, equal, line, data=long).properties(width=280, height=260)
+    line = with_interval(recovered, alt.Y("value:Q", title="recovered", axis=SHARE), "line", band=True, point=True)
+    equal = base.mark_line(strokeDash=[5, 4], color=INK).encode(y="planted:Q")
+    chart = alt.layer(equal, line, data=long).properties(width=280, height=260)
     return chart.facet(alt.Column("noise:N", title=None, sort="descending")).add_params(other)
 
 

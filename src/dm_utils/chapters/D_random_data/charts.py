@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import SHARE, chooser
+from dm_utils.charts.marks import SHARE, chooser, with_interval
 from dm_utils.charts.theme import COLORS, INK
 
 
@@ -22,24 +22,21 @@ def curves(table: pd.DataFrame, title: str) -> alt.LayerChart:
     parabola = parabola.mark_line(strokeDash=[5, 4], color=INK).encode(x="fvu:Q", y="fvu_nonlinear:Q")
     base = alt.Chart(table.round(5)).transform_filter(alt.datum.order == order)
     cases = list(dict.fromkeys(table["case"]))
-    encoding = {
-        "x": alt.X("fvu:Q", title="FVU: share of the variance masked", axis=SHARE, scale=alt.Scale(domain=[0, 1])),
-        "color": alt.Color(
+    base = base.encode(
+        x=alt.X("fvu:Q", title="FVU: share of the variance masked", axis=SHARE, scale=alt.Scale(domain=[0, 1])),
+        color=alt.Color(
             "case:N",
             title=title,
             sort=cases,
             legend=alt.Legend(orient="bottom", columns=1, titleLimit=500, labelLimit=500),
         ),
-        "opacity": alt.condition(picked, alt.value(1), alt.value(0.12)),
-    }
-    line = base.mark_line(point=alt.OverlayMarkDef(size=40)).encode(
-        y=alt.Y("fvu_nonlinear:Q", title="FVU nonlinear (0 would be right)", axis=SHARE),
+        opacity=alt.condition(picked, alt.value(1), alt.value(0.12)),
         tooltip=["case:N", *(alt.Tooltip(f"{n}:Q", format=".3f") for n in ("masked", "fvu", "fvu_nonlinear"))],
-        **encoding,
     )
-    rules = base.transform_filter("isValid(datum.fvu_nonlinear_low)").mark_rule(strokeWidth=3)
-    rules = rules.encode(y="fvu_nonlinear_low:Q", y2="fvu_nonlinear_high:Q", **encoding)
-    return alt.layer(parabola, rules, line).add_params(order, picked).properties(width="container", height=360)
+    y = alt.Y("fvu_nonlinear:Q", title="FVU nonlinear (0 would be right)", axis=SHARE)
+    low, high, point = "fvu_nonlinear_low", "fvu_nonlinear_high", alt.OverlayMarkDef(size=40)
+    lines = with_interval(base, y, "line", low, high, rule={"strokeWidth": 3}, point=point)
+    return alt.layer(parabola, lines).add_params(order, picked).properties(width="container", height=360)
 
 
 def sweep(table: pd.DataFrame) -> alt.LayerChart:

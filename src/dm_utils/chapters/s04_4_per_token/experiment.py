@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -12,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dm_utils.maths.regression import BLOCK
-from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split, Sums, check_finite
+from dm_utils.maths.context_products import ContextProducts
+from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split, Sums
 
 
 @dataclass(frozen=True)
@@ -23,23 +22,6 @@ class Transfer:
     r2: Estimate
     slope: float
     intercept: float
-
-
-@dataclass(frozen=True)
-class FitProducts:
-    """Count, mean [sae] and centred products Σ (e_i − ē_i)(e_j − ē_j) [sae, sae] over the fitting tokens, float64."""
-
-    n: int
-    mean: Float[Tensor, " sae"]
-    product: Float[Tensor, "sae sae"]
-
-    def line(self, i: int, j: int, intercept: bool) -> tuple[float, float]:
-        """Slope and intercept of e_j on e_i by least squares; slope 0 where e_i does not vary (or is zero)."""
-        cross, square = self.product[i, j], self.product[i, i]
-        if not intercept:  # moments about zero
-            cross, square = cross + self.n * self.mean[i] * self.mean[j], square + self.n * self.mean[i] ** 2
-        slope = float(cross / square) if square > 0 else 0.0
-        return slope, float(self.mean[j] - slope * self.mean[i]) if intercept else 0.0
 
 
 def transfer(
@@ -53,8 +35,7 @@ def transfer(
 ) -> dict[tuple[int, int], Transfer]:
     """Predict the error norms of SAE j from those of SAE i, min Σ_fit (c e_i + c₀ − e_j)² (Eq. 13), for each pair (i, j).
 
-    All pairs share one pass over the tokens: sums of products of the norms are all that least squares, its held-out R² and
-    the bootstrap over held-out contexts need.
+    All pairs share one pass over the tokens.
 
     Parameters
     ----------
@@ -73,20 +54,16 @@ def transfer(
     unknown = [pair for pair in wanted if not all(0 <= i < len(norms) for i in pair)]
     if unknown:
         raise ValueError(f"pairs {unknown} name rows outside 0 to {len(norms) - 1}")
-    check_finite(norms, "norms")
-    fitting = norms[:, split.fit].double()
-    mean = fitting.mean(1)
-    centred = fitting - mean[:, None]
-    products = FitProducts(fitting.shape[1], mean, centred @ centred.T)
-    resampled = Bootstrap(_held_out_sums(norms, mean, split), n_bootstrap, seed)
-    found = {}
-    for i, j in wanted:
-        slope, offset = products.line(i, j, intercept)
-        miss = float(mean[j] - slope * mean[i]) - offset  # of the line at the fitting means; 0 with an intercept
-        statistic = partial(_r2, i=i, j=j, slope=slope, miss=miss, floor=1e-12 * float(mean[j]) ** 2)
-        note = "the error norm to predict is the same for every token"
-        found[i, j] = Transfer(resampled.estimate(statistic, note), slope, offset)
-    return found
+    products = ContextProducts({f"e{row}": each for row, each in enumerate(norms)}, split, n_bootstrap, seed)
+    return {(i, j): _transfer(products, i, j, intercept) for i, j in wanted}
+
+
+def _transfer(products: ContextProducts, i: int, j: int, intercept: bool) -> Transfer:
+    lost = products.fvu(f"e{j}", [f"e{i}"], intercept)
+    one, first, second = products.scale[[0, 1 + i, 1 + j]]
+    residual = products.fit(f"e{j}", [f"e{i}"], intercept)  # e_j − c e_i − c₀, of scaled columns
+    r2 = Estimate(1 - lost.value, 1 - lost.high, 1 - lost.low, lost.note)
+    return Transfer(r2, -float(residual[1 + i] * second / first), -float(residual[0] * second / one))
 
 
 def shared_worst(
@@ -131,27 +108,3 @@ def context_correlation(
 def everything(group: Int[Tensor, " token"]) -> Split:
     """A split that holds out every token: nothing is fitted."""
     return Split(fit=torch.zeros(len(group), dtype=torch.bool), group=group)
-
-
-def _held_out_sums(norms: Tensor, mean: Tensor, split: Split) -> Sums:
-    """Sums per context of the norms about their fitting means and of all their products."""
-    sums = HeldOutSums(split)
-    n_sae = len(norms)
-    first, second = torch.triu_indices(n_sae, n_sae)
-    for start in range(0, norms.shape[1], BLOCK):
-        rows = slice(start, min(start + BLOCK, norms.shape[1]))
-        e = norms[:, rows].double().T - mean  # [token, sae]
-        sums.add(rows, e=e, product=e[:, first] * e[:, second])
-    product = torch.zeros(split.n_groups, n_sae, n_sae, dtype=torch.float64)
-    product[:, first, second] = product[:, second, first] = sums.totals["product"]
-    return {"n": sums.totals["n"], "e": sums.totals["e"], "product": product.flatten(1)}
-
-
-def _r2(sums: Sums, i: int, j: int, slope: float, miss: float, floor: float) -> Float[Tensor, " draw"]:
-    """1 − Σ(e_j − slope·e_i + miss)² / Σ(e_j − mean)², the e being about their fitting means."""
-    n, n_sae = sums["n"][:, 0], sums["e"].shape[1]
-    x, y = sums["e"][:, i], sums["e"][:, j]
-    xx, xy, yy = (sums["product"][:, a * n_sae + b] for a, b in ((i, i), (i, j), (j, j)))
-    rss = yy + slope**2 * xx + n * miss**2 - 2 * slope * xy + 2 * miss * y - 2 * miss * slope * x
-    tss = yy - y**2 / n
-    return torch.where(tss > floor * n, 1 - rss / tss, torch.nan)

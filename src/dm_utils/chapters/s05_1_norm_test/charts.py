@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from dm_utils.base.names import VECTOR_NAMES, VECTORS
-from dm_utils.charts.marks import WIDE, chooser, sae_tooltip, texts
+from dm_utils.charts.marks import WIDE, chooser, sae_tooltip, texts, with_interval
 from dm_utils.charts.theme import COLORS, INK
 from dm_utils.charts.violins import violins
 
@@ -63,8 +63,7 @@ def norm_explorer(table: pd.DataFrame) -> alt.LayerChart:
         )
     )
     y_axis = alt.Y("value:Q", title="R²", scale=alt.Scale(zero=False))
-    bars = base.mark_rule().encode(y=alt.Y("low:Q", title="R²", scale=alt.Scale(zero=False)), y2="high:Q")
     fields = {"sae_id": "SAE", "SAE width": "width", "L0": "L0", "layer": "layer", "architecture": "architecture"}
     tooltip = ["name:N", alt.Tooltip("text:N", title="R²"), *[alt.Tooltip(f, title=t) for f, t in fields.items()]]
-    points = base.mark_point(size=55).encode(y=y_axis, tooltip=tooltip)
-    return alt.layer(bars, points).add_params(along, which, site, pick).properties(**WIDE, height=340)
+    points = with_interval(base.encode(tooltip=tooltip), y_axis, size=55)
+    return points.add_params(along, which, site, pick).properties(**WIDE, height=340)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dm_utils.base.names import PART_NAMES
-from dm_utils.charts.marks import PART_HUE, WIDE, chooser, texts
+from dm_utils.charts.marks import PART_HUE, WIDE, chooser, texts, with_interval
 from dm_utils.charts.theme import COLORS, INK
 
 
@@ -39,9 +39,9 @@ def neighbour_bars(table: pd.DataFrame, order: Sequence[str]) -> alt.LayerChart:
         alt.Tooltip("text:N", title="R²"),
     ]
     hue = alt.Color("part:N", title=None, scale=PART_HUE)
-    bars = base.mark_bar(opacity=0.8).encode(y=y_axis, yOffset=offset, x=x_axis, color=hue, tooltip=tooltip)
-    rules = base.mark_rule(strokeWidth=1.5, color=INK).encode(y=y_axis, yOffset=offset, x="low:Q", x2="high:Q")
-    return alt.layer(bars, rules).add_params(kind, metric).properties(**WIDE, height=64 * len(order))
+    base = base.encode(y=y_axis, yOffset=offset, color=hue, tooltip=tooltip)
+    bars = with_interval(base, x_axis, "bar", rule={"color": INK}, opacity=0.8)
+    return bars.add_params(kind, metric).properties(**WIDE, height=64 * len(order))
 
 
 def built_in_bars(rows: pd.DataFrame) -> alt.LayerChart:
@@ -53,9 +53,9 @@ def built_in_bars(rows: pd.DataFrame) -> alt.LayerChart:
     y_axis = alt.Y("case:N", title=None, sort=order, axis=alt.Axis(labelLimit=420))
     x_axis = alt.X("value:Q", title="held-out R² of NonlinearError from Sae(x)", scale=alt.Scale(domainMin=0))
     hue = alt.condition(alt.datum.case == order[0], alt.value(COLORS["nonlinear"]), alt.value(COLORS["error"]))
-    bars = base.mark_bar(opacity=0.8).encode(y=y_axis, x=x_axis, color=hue, tooltip=["case:N", "text:N"])
-    rules = base.mark_rule(strokeWidth=2, color=INK).encode(y=y_axis, x="low:Q", x2="high:Q")
-    return alt.layer(bars, rules).add_params(metric).properties(**WIDE, height=44 * len(order))
+    base = base.encode(y=y_axis, color=hue, tooltip=["case:N", "text:N"])
+    bars = with_interval(base, x_axis, "bar", rule={"strokeWidth": 2, "color": INK}, opacity=0.8)
+    return bars.add_params(metric).properties(**WIDE, height=44 * len(order))
 
 
 def scale_slider(curve: pd.DataFrame, measured: float) -> alt.LayerChart:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import WIDE, chooser
+from dm_utils.charts.marks import WIDE, chooser, named_colors
+from dm_utils.charts.theme import VERDICT_COLORS
 
 PARTS_OF_THE_PAPER = {
     "abstract": "Abstract, §1",
@@ -14,7 +15,6 @@ PARTS_OF_THE_PAPER = {
     "§5": "§5 The parts",
 }
 PARTS_OF_THE_PAPER |= {"§6": "§6 Reducing it", "App": "Appendices"}
-COLORS = {"holds": "#1b9e77", "partly": "#b58900", "differs": "#d55e00", "untestable here": "#7d8590"}
 
 
 def part_of(place: str) -> str:
@@ -24,12 +24,12 @@ def part_of(place: str) -> str:
 
 def verdicts(board: pd.DataFrame) -> alt.Chart:
     """Draw every claim as a square in its part of the paper, coloured by its verdict; a list chooses the profile."""
-    order = list(COLORS)
+    order = list(VERDICT_COLORS)
     data = board.assign(part=board["place"].map(part_of), rank=board["verdict"].map(order.index))
     data = data.sort_values(["profile", "part", "rank"], kind="stable")
     data["at"] = data.groupby(["profile", "part"]).cumcount()
     profile = chooser("profile", data["profile"].unique().tolist(), "Profile")
-    hue = alt.Color("verdict:N", title=None, sort=order, scale=alt.Scale(domain=order, range=list(COLORS.values())))
+    hue = alt.Color("verdict:N", title=None, sort=order, scale=named_colors(order, list(VERDICT_COLORS.values())))
     shape = alt.Shape(
         "verdict:N",
         title=None,

@@ -55,7 +55,7 @@ export class TokenStrip {
     this.boxes = first.tokens.map((token, t) => this.box(answers, token, t, skip));
     this.boxes.forEach((box, t) => {
       const depth = values[t] === null ? 0 : Math.max(0, Math.min(1, (values[t] - low) / (high - low || 1)));
-      box.lastChild.style.backgroundColor = depth ? `rgb(var(--dmx-shade) / ${(0.06 + 0.5 * depth).toFixed(3)})` : "";
+      box.lastChild.style.setProperty("--dmx-depth", depth ? `${(6 + 50 * depth).toFixed(1)}%` : "0%");
     });
     this.node.replaceChildren(...this.boxes.flatMap((box, t) => (first.tokens[t].includes("\n") ? [box, make("br")] : [box])));
     this.legend(quantity, low, high, answers.length > 1);

@@ -1,5 +1,4 @@
 // The token strip: every token is a text node, coloured above by one SAE's error and below by another's.
-const COLORS = ["213, 94, 0", "47, 127, 193"]; // first SAE, second SAE
 
 const number = (value) => (Math.abs(value) >= 1000 || Math.abs(value) < 0.001 ? value.toExponential(2) : value.toPrecision(3));
 const visible = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\r/g, "␍");
@@ -48,7 +47,7 @@ function render({ model, el }) {
   const contexts = starts.slice(1).map((_, index) => `${index + 1}`);
   let low = 0, high = 1;
   const shade = (sae, index) => Math.max(0, Math.min(1, (at(sae, index) - low) / (high - low || 1)));
-  const paint = (row, sae, index) => `rgba(${COLORS[row]}, ${(0.06 + 0.84 * shade(sae, index)).toFixed(3)})`;
+  const paint = (node, sae, index) => node.style.setProperty("--depth", `${(6 + 84 * shade(sae, index)).toFixed(1)}%`);
 
   function draw() {
     const begin = starts[model.get("context")], end = starts[model.get("context") + 1];
@@ -61,15 +60,15 @@ function render({ model, el }) {
       const box = make("span", "dm-strip-token", strip);
       const word = make("span", "", box), bar = make("i", "", box);
       word.textContent = visible(tokens[index]);
-      word.style.backgroundColor = paint(0, pair[0], index);
-      bar.style.backgroundColor = paint(1, pair[1], index);
+      paint(word, pair[0], index);
+      paint(bar, pair[1], index);
       box.addEventListener("pointerenter", () => focus(index - begin, false));
       if (tokens[index].includes("\n")) make("br", "", strip);
     }
     key.replaceChildren();
     pair.forEach((sae, row) => {
       const ramp = make("span", "dm-strip-ramp", key);
-      ramp.style.background = `linear-gradient(to right, rgba(${COLORS[row]}, 0.06), rgba(${COLORS[row]}, 0.9))`;
+      ramp.style.setProperty("--hue", `var(--${row ? "second" : "first"})`);
       make("span", "", key).textContent = `${row ? "bar below" : "behind the text"}: ${names[sae]}`;
     });
     make("span", "", key).textContent = `${quantities[model.get("quantity")]} from ${number(low)} to ${number(high)} and above`;
