@@ -31,7 +31,10 @@ ERRORS = {  # status and X-Error-Code of the hub's refusals
 
 @dataclass
 class Fault:
-    """What goes wrong, for requests whose path matches, so many times: a key of ERRORS, or truncate, corrupt, slow, echo."""
+    """What goes wrong, for requests whose path matches, so many times.
+
+    A key of ERRORS; truncate, corrupt, slow; echo (the token is said back); the address of another host, to redirect to.
+    """
 
     what: str
     path: str
@@ -91,6 +94,7 @@ class Hub:
         self.repositories = repositories
         self.faults = []
         self.requests = []
+        self.tokens = []  # the Authorization of each request
         self.lock = threading.Lock()
         hub = self
 
@@ -119,7 +123,9 @@ class Hub:
         """The first fault that applies to a request, used up by one. What spoils contents waits for a GET."""
         with self.lock:
             for fault in self.faults:
-                applies = fault.what in (*ERRORS, "echo") or (command == "GET" and "/resolve/" in path)
+                applies = fault.what not in ("truncate", "corrupt", "slow") or (
+                    command == "GET" and "/resolve/" in path
+                )
                 if fault.times > 0 and applies and re.search(fault.path, path):
                     fault.times -= 1
                     return fault.what
@@ -150,6 +156,7 @@ class Answers(BaseHTTPRequestHandler):
         url = urllib.parse.urlsplit(self.path)
         path, query = urllib.parse.unquote(url.path), urllib.parse.parse_qs(url.query)
         self.served.requests.append((self.command, path, self.headers.get("Range")))
+        self.served.tokens.append(self.headers.get("Authorization"))
         fault = self.served.fault_for(self.command, path)
         if fault == "echo":
             return self.echo()
@@ -170,6 +177,8 @@ class Answers(BaseHTTPRequestHandler):
             return self.refuse(*ERRORS["unauthorized"])  # as the hub does, to strangers
         if revision not in (None, "main", repository.commit, *repository.tags):
             return self.refuse(*ERRORS["no revision"])
+        if (fault or "").startswith("http") and route != "resolve":
+            return self.send(307, b"", {"Location": fault + self.path})
         if route == "tree":
             return self.json(repository.listing(inside or "", query.get("recursive", [""])[0].lower() in ("1", "true")))
         if route == "paths-info":
@@ -210,6 +219,8 @@ class Answers(BaseHTTPRequestHandler):
         etag, size = repository.etag(path), len(content)
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": repository.commit, "Accept-Ranges": "bytes"}
         headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(size)} if path.endswith(LARGE) else {}
+        if (fault or "").startswith("http"):
+            return self.send(302, b"", headers | {"Location": fault + self.path})
         status, asked = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked:
             first, last = int(asked[1]), min(int(asked[2] or size - 1), size - 1)

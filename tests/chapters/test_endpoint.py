@@ -217,13 +217,14 @@ def test_a_refused_request_is_not_repeated(serve, tmp_path):
     assert len(server.bodies) == 1
 
 
-def test_redirects_are_not_followed_with_the_key(serve, tmp_path, monkeypatch):
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed_with_the_key(serve, tmp_path, monkeypatch, status):
     monkeypatch.setenv("DM_OPENAI_API_KEY", KEY)
     thief = serve(lambda body, n: completion("hi"))
-    server = serve(lambda body, n: (307, {"Location": thief.url + "/chat/completions"}, ""))
-    with pytest.raises(EndpointError, match="307"):
+    server = serve(lambda body, n: (status, {"Location": thief.url + "/chat/completions"}, ""))
+    with pytest.raises(EndpointError, match=str(status)):
         ask(client(server, tmp_path))
-    assert thief.keys == []
+    assert thief.headers == [] and server.keys == [f"Bearer {KEY}"]
 
 
 def test_the_key_reaches_no_message_log_record_or_file(serve, tmp_path, monkeypatch, caplog):

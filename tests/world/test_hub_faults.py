@@ -151,3 +151,15 @@ def test_a_disk_that_fills_up_meanwhile_is_the_same_message(hub, tmp_path):
         hub, tmp_path, before=before + "hub._check_space = lambda *_: None\nh.snapshot_download = full"
     )
     assert "the disk is full" in complaint and "DM_STORE" in complaint
+
+
+@pytest.mark.parametrize("path", ["resolve", "/api/", ""])
+def test_a_redirect_to_another_host_is_followed_without_the_token(hub, tmp_path, path):
+    """As the hub does for large files, which another host keeps: the file arrives, and the token goes to the hub alone."""
+    elsewhere = Hub(hub.repositories)
+    hub.faults = [Fault(elsewhere.endpoint.replace("127.0.0.1", "localhost"), path)]
+    folder, _ = fetch(hub, tmp_path, HF_TOKEN="hf_canaryToken0123456789")
+    elsewhere.close()
+    assert content(folder) == hub.repositories["models", NAME].files["model.safetensors"]
+    assert "Bearer hf_canaryToken0123456789" in hub.tokens
+    assert elsewhere.requests and set(elsewhere.tokens) == {None}

@@ -53,10 +53,11 @@ def hub(pile):
     served.close()
 
 
-def stream(hub, folder, *overrides):
+def stream(hub, folder, *overrides, **environment):
     """Pack contexts in a process of its own, once for each set of overrides; return what it printed and logged."""
     command = [sys.executable, "-c", SCRIPT, str(folder / "store"), json.dumps(overrides or [{}])]
-    done = subprocess.run(command, env=hub.environment(folder / "hf"), capture_output=True, text=True)
+    environment = hub.environment(folder / "hf") | environment
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout, done.stderr
 
@@ -91,3 +92,13 @@ def test_text_that_cannot_be_read_says_why(hub, tmp_path):
     printed, _ = stream(hub, tmp_path, {"dataset": "me/rows"}, {"dataset_revision": "v9"})
     assert "me/rows has no column 'text'; it has body" in printed
     assert "monology/pile-uncopyrighted has no revision 'v9'" in printed
+
+
+def test_a_stream_from_another_host_goes_without_the_token(hub, expected, tmp_path):
+    elsewhere = Hub(hub.repositories)
+    hub.faults = [Fault(elsewhere.endpoint.replace("127.0.0.1", "localhost"), "resolve")]
+    printed, _ = stream(hub, tmp_path, HF_TOKEN="hf_canaryToken0123456789")
+    elsewhere.close()
+    assert printed == expected
+    assert "Bearer hf_canaryToken0123456789" in hub.tokens
+    assert elsewhere.requests and set(elsewhere.tokens) == {None}
