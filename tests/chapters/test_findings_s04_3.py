@@ -71,3 +71,9 @@ def test_the_tables_and_the_list_say_what_was_judged():
     said = findings.learned(fits[8.0], measured, findings.claims(fits, suite()), 8.0, 128)
     assert "from 50 to 80 % of what is unexplained" in said
     assert "As on Gemma 2 in some cases only: FVU nonlinear is roughly constant" in said
+
+
+def test_the_headline_of_figure_1_is_about_the_widest_sae():
+    table = pd.DataFrame({"d_sae": [512, 8192], "fvu": [0.3, 0.2], "fvu_nonlinear": [0.2, 0.15]})
+    said = findings.headlines({16.0: table})
+    assert said == {16.0: "L0 near 16, 8,192 latents: 20.0 % unexplained, 75 % of that nonlinear"}

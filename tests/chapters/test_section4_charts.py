@@ -71,6 +71,8 @@ def test_the_slider_of_the_constant_starts_at_the_best_one():
     [slider] = [parameter for parameter in spec["params"] if parameter["name"] == "at"]
     assert slider["value"] == 1
     assert slider["bind"]["max"] == 2
+    says = json.loads(dark_matter.constant_slider(curves, points).to_json())["usermeta"]["sliders"]["at"]
+    assert says == ["0.0000", "0.1000", "0.2000"]
     assert "constant c" in texts(dark_matter.constant_slider(curves, points))
 
 
@@ -113,9 +115,29 @@ def test_the_breakdown_names_its_areas_and_shows_its_bands_on_request():
     ).assign(extrapolated=False)
     points = pd.DataFrame({"d_sae": widths, "part": "absent", "value": 0.2, "low": 0.19, "high": 0.21})
     chart = book_charts.breakdown(points, curve)
-    assert {"nonlinear error", "linear error: none", "absent features"} <= set(texts(chart))
+    assert {"nonlinear error", "linear error: none", "↙ absent features"} <= set(texts(chart))
     hidden, shown = (drawn(chart, bands=on).count('aria-roledescription="line mark"') for on in (False, True))
     assert shown == hidden + 2 * len(edges)
+
+
+def test_the_breakdown_moves_with_the_slider_on_one_scale():
+    """Each L0 shows its own SAEs under its own headline; heights can be compared, for the axis stays."""
+    curve = pd.DataFrame({"d_sae": [512, 8192], "part": "absent", "bottom": 0.0, "extrapolated": False})
+    heights = {16.0: 0.1, 4.0: 0.4}
+    curves = pd.concat(
+        [curve.assign(near_l0=near, top=top, top_low=top, top_high=top) for near, top in heights.items()]
+    )
+    points = curves.assign(value=curves["top"], low=curves["top"], high=curves["top"])
+    slide = book_charts.Slide("near_l0", "L0 near", {16.0: "sixteen, less", 4.0: "four, more"}, 16.0)
+    chart = book_charts.breakdown(points, curves, slide=slide)
+    assert json.loads(chart.to_json())["usermeta"] == {"sliders": {"place": ["4", "16"]}}
+    by_place = {place: texts(chart, place=place) for place in (0, 1)}
+    assert "four, more" in by_place[0] and "sixteen, less" in by_place[1]
+    assert "sixteen, less" in texts(chart), "the L0 to start with is the given one"
+    axes = [[text for text in found if text.startswith("0.")] for found in by_place.values()]
+    assert axes[0] == axes[1] and "0.4" in axes[0][-1]
+    svg = drawn(chart, place=0)
+    assert "0.4" in re.findall(r'aria-label="[^"]*width: 512[^"]*"', svg)[0]
 
 
 def test_the_measured_heights_are_fvu_and_its_nonlinear_part():

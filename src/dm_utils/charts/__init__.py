@@ -6,7 +6,7 @@ returns an Altair chart whose parameters stay live in a static page.
 
 from dm_utils.charts.areas import breakdown, measured_heights
 from dm_utils.charts.dots import dots, exact_and_simulated
-from dm_utils.charts.marks import SAE_COLUMNS, chooser, sae_tooltip, texts, tidy, width_axis
+from dm_utils.charts.marks import SAE_COLUMNS, Slide, chooser, sae_tooltip, texts, tidy, width_axis
 from dm_utils.charts.metrics import interpolate, lines, metric_by_layer, metric_by_width, width_l0_grid
 from dm_utils.charts.theme import COLORS, INK, render, theme
 from dm_utils.charts.tokens import pair_matrix, token_lines
@@ -16,6 +16,7 @@ __all__ = [
     "COLORS",
     "INK",
     "SAE_COLUMNS",
+    "Slide",
     "breakdown",
     "chooser",
     "dots",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -47,6 +49,41 @@ def chooser(name: str, options: Sequence[Any], title: str, radio: bool = False) 
     """Return a parameter bound to a drop-down list (or radio buttons) under the chart."""
     binding = alt.binding_radio if radio else alt.binding_select
     return alt.param(name=name, value=options[0], bind=binding(options=list(options), name=f"{title} "))
+
+
+@dataclass(frozen=True)
+class Slide:
+    """A column of numbers that the reader moves through with a slider, whose text says the number and not its place.
+
+    ``headlines`` says for each value what is seen there, as the chart's title; ``start`` is the value that is shown first.
+    """
+
+    column: str
+    title: str
+    headlines: Mapping[float, str]
+    start: float
+
+    @property
+    def values(self) -> list[float]:
+        """The values in order."""
+        return sorted(self.headlines)
+
+    @property
+    def parameter(self) -> alt.Parameter:
+        """The slider: a place among the values."""
+        bind = alt.binding_range(min=0, max=len(self.headlines) - 1, step=1, name=f"{self.title} ")
+        return alt.param(name="place", value=self.values.index(self.start), bind=bind)
+
+    @property
+    def here(self) -> str:
+        """The expression that keeps the rows of the value that is shown."""
+        return f"datum[{json.dumps(self.column)}] == {json.dumps(self.values)}[place]"
+
+    def told(self, chart: alt.LayerChart) -> alt.LayerChart:
+        """The chart with the headline as its title, and what the slider says at each place."""
+        headlines = alt.ExprRef(f"{json.dumps([self.headlines[value] for value in self.values])}[place]")
+        says = {"place": [f"{value:g}" for value in self.values]}
+        return chart.properties(title=alt.Title(headlines), usermeta={"sliders": says})
 
 
 def sae_tooltip(title: str = "value") -> list[alt.Tooltip]:

@@ -17,7 +17,7 @@ def constant_slider(curves: pd.DataFrame, points: pd.DataFrame) -> alt.VConcatCh
     """
     last = int(curves["index"].max())
     best = int(curves["index"].iloc[curves["rms"].argmin()])
-    at = alt.param(name="at", value=best, bind=alt.binding_range(min=0, max=last, step=1, name="constant: from 0 up "))
+    at = alt.param(name="at", value=best, bind=alt.binding_range(min=0, max=last, step=1, name="constant c "))
     here = alt.datum.index == at
     y_axis = alt.Y("fvu:Q", title="FVU", scale=alt.Scale(zero=True))
     law = alt.Chart(curves).transform_filter(here).encode(x=width_axis())
@@ -30,4 +30,5 @@ def constant_slider(curves: pd.DataFrame, points: pd.DataFrame) -> alt.VConcatCh
     valley = alt.Chart(one).encode(x=alt.X("constant:Q", title="constant c"), y=alt.Y("rms:Q", title="RMS distance"))
     mark = valley.mark_point(size=120, color=COLORS["linear"]).transform_filter(here)
     profile = alt.layer(valley.mark_line(color=INK), mark).properties(width=560, height=90)
-    return alt.vconcat(fit, profile).add_params(at)
+    says = {"at": [f"{value:.4f}" for value in one.sort_values("index")["constant"]]}
+    return alt.vconcat(fit, profile).add_params(at).properties(usermeta={"sliders": says})

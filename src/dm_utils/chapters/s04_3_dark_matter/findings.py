@@ -89,6 +89,18 @@ def claims(fits: Fits, main: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["The paper, on Gemma 2", "This run, by L0", "Verdict"])
 
 
+def headlines(tables: Mapping[float, pd.DataFrame]) -> dict[float, str]:
+    """What the widest SAE near each L0 leaves, and how much of that is nonlinear: the title of Figure 1 there."""
+    said = {}
+    for near, table in tables.items():
+        widest = table.iloc[table["d_sae"].argmax()]
+        left, part = 100 * widest["fvu"], 100 * widest["fvu_nonlinear"] / widest["fvu"]
+        said[near] = (
+            f"L0 near {near:g}, {int(widest['d_sae']):,} latents: {left:.1f} % unexplained, {part:.0f} % of that nonlinear"
+        )
+    return said
+
+
 def at_each(fits: Fits, say: Callable[[WidthFits], str]) -> str:
     """What every fit says, named by its L0."""
     return "; ".join(f"{say(fit)} at {near:g}" for near, fit in fits.items())

@@ -148,6 +148,19 @@ function follow(target, view) {
   })).observe(target);
 }
 
+// A slider over places says what stands at each, where the chart's data tell.
+function nameSliders(target, sliders) {
+  for (const [name, texts] of Object.entries(sliders || {})) {
+    const slider = target.querySelector(`.vega-bind input[name="${name}"]`), said = slider.nextElementSibling;
+    const say = () => {
+      said.textContent = texts[slider.value];
+      slider.setAttribute("aria-valuetext", texts[slider.value]);
+    };
+    for (const event of ["input", "change"]) slider.addEventListener(event, say);
+    say();
+  }
+}
+
 async function draw(figure) {
   const source = figure.querySelector("script[type='application/json']");
   const target = figure.querySelector(".dm-chart-view");
@@ -155,6 +168,7 @@ async function draw(figure) {
   const spec = fit(JSON.parse(source.textContent), target.clientWidth);
   const actions = { export: true, source: false, compiled: false, editor: false };
   const result = await vegaEmbed(target, spec, { mode: "vega-lite", renderer: "svg", actions });
+  nameSliders(target, spec.usermeta?.sliders);
   figure.dataset.drawn = "true";
   figure.vegaView = result.view;
   if (spec.width === "container") follow(target, result.view);

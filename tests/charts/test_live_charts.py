@@ -1,0 +1,53 @@
+"""Controls under a chart, in Chromium with nothing but the page's own files: by keyboard, and they say what they show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+import pytest
+from playwright.sync_api import Browser, Page
+from site_browser import serve, visit
+
+from dm_utils import charts
+from dm_utils.charts.bundle import bundle, chart_html
+
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><link rel="icon" href="data:,"><title>Chart</title></head>
+<body>{}<script src="charts.js"></script></body></html>"""
+
+
+def breakdown() -> alt.LayerChart:
+    """One SAE width fitted at three L0s."""
+    curve = pd.DataFrame({"d_sae": [512, 8192], "part": "absent", "bottom": 0.0, "extrapolated": False})
+    heights = {4.0: 0.4, 8.0: 0.2, 16.0: 0.1}
+    curves = pd.concat(
+        [curve.assign(near_l0=near, top=top, top_low=top, top_high=top) for near, top in heights.items()]
+    )
+    points = curves.assign(value=curves["top"], low=curves["top"], high=curves["top"])
+    said = {near: f"{top:.0%} left" for near, top in heights.items()}
+    return charts.breakdown(points, curves, slide=charts.Slide("near_l0", "L0 near", said, 16.0))
+
+
+@pytest.fixture
+def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
+    (tmp_path / "charts.js").write_text(bundle(), encoding="utf-8")
+    (tmp_path / "index.html").write_text(PAGE.format(chart_html(breakdown().to_dict())), encoding="utf-8")
+    with serve(tmp_path) as address, visit(browser, address, "index.html") as seen:
+        yield seen.page
+        seen.assert_clean()
+
+
+def test_a_slider_over_l0s_is_moved_by_keys_and_says_the_l0(page: Page) -> None:
+    slider = page.locator("input[type=range]")
+    said = page.locator("input[type=range] + span")
+    assert (said.inner_text(), slider.get_attribute("aria-valuetext")) == ("16", "16")
+    assert "10% left" in page.locator("svg .role-title-text").text_content()
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.querySelector('svg .role-title-text').textContent.includes('20% left')")
+    assert (said.inner_text(), slider.get_attribute("aria-valuetext")) == ("8", "8")
+    page.keyboard.press("Home")
+    page.wait_for_function("document.querySelector('svg .role-title-text').textContent.includes('40% left')")
+    assert said.inner_text() == "4"
