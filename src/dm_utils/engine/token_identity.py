@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from dm_utils.engine.study import Study
     from dm_utils.world.sae_ref import SaeRef
 
-X, TOKEN, TOKENS = "activation x", "token", "token and the two before"
-BEYOND = {TOKEN: f"{TOKEN}, and x", TOKENS: f"{TOKENS}, and x"}
+X, TOKEN, TOKENS = "x", "token", "3 tokens"  # TOKENS: the token and the two before it
+BEYOND = {TOKEN: f"{TOKEN} + x", TOKENS: f"{TOKENS} + x"}
 PREDICTORS = (X, TOKEN, BEYOND[TOKEN], TOKENS, BEYOND[TOKENS])
 STRENGTHS = (1, 4, 16)  # tokens with mean zero that a rare pair or triple counts beside its own; the best one is chosen
 COLUMNS = 256  # at a time, for memory
@@ -154,7 +154,7 @@ def _squares(left: Float[Tensor, "token target"]) -> Float[Tensor, "token 2"]:
 def _sums(x: Tensor, targets: Tensor, left: Mapping[str, Tensor], split: Split) -> Sums:
     sums, everything = HeldOutSums(split), slice(0, len(x))
     x, y = x - x[split.fit].mean(0), targets - targets[split.fit].mean(0)
-    sums.add(everything, x=x, x2=x.square().sum(1), y=y, y2=_squares(y), **left)
+    sums.add(everything, activation=x, activation2=x.square().sum(1), y=y, y2=_squares(y), **left)
     return sums.totals
 
 
@@ -165,7 +165,7 @@ def _estimates(resampled: Bootstrap, name: str) -> dict[str, Estimate]:
     found = {
         "r2_norm": estimate(lambda s: 1 - s[name][:, 0] / _total(s)[:, 0]),
         "r2_vector": estimate(lambda s: 1 - s[name][:, 1] / _total(s)[:, 1]),
-        "fvu": estimate(lambda s: s[name][:, 1] / (s["x2"][:, 0] - (s["x"] ** 2 / s["n"]).sum(1))),
+        "fvu": estimate(lambda s: s[name][:, 1] / _variance(s)),
     }
     if table is None:
         return found
@@ -174,6 +174,11 @@ def _estimates(resampled: Bootstrap, name: str) -> dict[str, Estimate]:
         "beyond_vector": estimate(lambda s: 1 - s[name][:, 1] / s[table][:, 1]),
         "of_nonlinear": estimate(lambda s: 1 - s[name][:, 1] / s[X][:, 1]),
     }
+
+
+def _variance(sums: Sums) -> Float[Tensor, " draw"]:
+    """That of x, times n, summed over dimensions."""
+    return sums["activation2"][:, 0] - (sums["activation"] ** 2 / sums["n"]).sum(1)
 
 
 def _total(sums: Sums) -> Float[Tensor, "draw 2"]:
