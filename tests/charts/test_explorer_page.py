@@ -274,3 +274,47 @@ def test_a_chapter_may_show_one_part_of_it(browser: Browser, site: str) -> None:
         seen.page.wait_for_function("document.querySelector('.dmx-said').innerText.includes('100 % nonlinear')")
         assert seen.page.evaluate("location.hash") == ""
         seen.assert_clean()
+
+
+@pytest.fixture
+def landing(browser: Browser, site: str) -> Iterator[Visit]:
+    """The picture of the landing page: the tokens alone, which lead to the explorer."""
+    with visit(browser, site, "notebooks/landing.html") as fresh:
+        fresh.page.wait_for_selector(".dmx-token")
+        yield fresh
+        fresh.assert_clean()
+
+
+def test_the_landing_picture_says_its_sentence_and_fetches_no_weight(landing: Visit) -> None:
+    said = landing.page.inner_text(".dmx-message")
+    assert said.endswith("stays nonlinear: dark matter.") and ". " not in said, "one sentence"
+    assert landing.page.locator(".dmx-token .dmx-bar i.dmx-nonlinear").count() > 50
+    assert landing.page.locator(".dmx :is(textarea, select, button, .dmx-panel)").count() == 0
+    assert not [name for name in fetched(landing.page) if name.endswith(".safetensors") or "worker" in name]
+
+
+def test_pointing_and_walking_read_a_token_of_the_landing_picture_out(landing: Visit) -> None:
+    said = landing.page.locator(".dmx-tokens + .dmx-said")
+    landing.page.locator(".dmx-token").nth(7).hover()
+    landing.page.wait_for_function(
+        "document.querySelector('.dmx-tokens + .dmx-said').textContent.startsWith('token 7:')"
+    )
+    assert "% nonlinear" in said.inner_text()
+    landing.page.locator(".dmx-tokens").focus()
+    landing.page.keyboard.press("ArrowRight")
+    assert said.inner_text().startswith("token 8:")
+
+
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_a_token_of_the_landing_picture_leads_to_the_explorer(landing: Visit, by: str) -> None:
+    text = landing.page.evaluate("document.querySelector('.dmx').explorer.state.text")
+    if by == "mouse":
+        landing.page.locator(".dmx-token").nth(5).click()
+    else:
+        landing.page.locator(".dmx-tokens").focus()
+        for key in ("Home", *["ArrowRight"] * 5, "Enter"):
+            landing.page.keyboard.press(key)
+    landing.page.wait_for_url("**/index.html#explore&*position=5*")
+    settle(landing.page)
+    assert landing.page.locator(".dmx textarea").input_value() == text
+    assert landing.page.locator(".dmx-panel h4").first.inner_text().startswith("Token 5 ")

@@ -107,6 +107,7 @@ class Engine(NBClientEngine):
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
         """Run a notebook that papermill manages."""
         timeouts = {"timeout": options.get("execution_timeout"), "startup_timeout": options["start_timeout"]}
+        timeouts["iopub_timeout"] = 600  # a busy machine may show a cell's outputs long after it answered
         given = {name: options[name] for name in ("kernels", "config", "extra_arguments")}
         client = Client(nb_man, kernel_name=kernel_name, **given, **timeouts)
         try:

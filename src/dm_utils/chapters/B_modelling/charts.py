@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import SHARE, chooser, near, texts, with_interval
+from dm_utils.charts.marks import SHARE, Slide, chooser, near, texts, with_interval
 from dm_utils.charts.theme import COLORS, INK
 
 PARTS = {
@@ -47,7 +47,7 @@ def norm_costs(grid: pd.DataFrame) -> alt.LayerChart:
     names, colors = zip(*PARTS.values(), strict=True)
     rename = {key: name for key, (name, _) in PARTS.items()}
     base = (
-        alt.Chart(grid.rename(columns=rename).round(4))
+        alt.Chart(grid.drop(columns="bound").rename(columns=rename).round(4))
         .transform_filter(chosen)
         .transform_fold(list(names), ["part", "share"])
     )
@@ -65,6 +65,39 @@ def norm_costs(grid: pd.DataFrame) -> alt.LayerChart:
     line = line.encode(x="probability:Q", y="share:Q", tooltip=[alt.Tooltip("share:Q", title="R²", format=".3f")])
     chart = alt.layer(area, line).add_params(law, crowding, cosine, signs)
     return chart.properties(width="container", height=300)
+
+
+def probe_coherence(grid: pd.DataFrame) -> alt.LayerChart:
+    """Draw the R² of the best probe against the cosine between features, in closed form, for both signs of the cosines.
+
+    ``grid`` is `sweeps.cost_grid`. Lists choose the law of the weights and the crowding, a slider how often a feature fires; the
+    corollary's bound is drawn where it holds. The cosine 0 stands for orthogonal, or as nearly so as the crowding allows.
+    """
+    data = grid[["law", "crowding", "signs", "cosine", "probability", "explained", "bound"]].round(4)
+    law = chooser("law", list(dict.fromkeys(grid["law"])), "Weights when active")
+    crowding = chooser("crowding", list(dict.fromkeys(grid["crowding"])), "Features")
+    rates = sorted(grid["probability"].unique())
+    headlines = {rate: f"Each feature fires on {rate:.1%} of the tokens" for rate in rates}
+    slide = Slide("probability", "How often", headlines, start=rates[len(rates) // 2 - 1], format=".1%")
+    base = (
+        alt.Chart(data).transform_filter("datum.law == law && datum.crowding == crowding").transform_filter(slide.here)
+    )
+    signs = list(dict.fromkeys(grid["signs"]))
+    hue = alt.Color(
+        "signs:N", legend=None, scale=alt.Scale(domain=signs, range=[COLORS["linear"], COLORS["nonlinear"]])
+    )
+    room = alt.Scale(domain=[0, grid["cosine"].max() * 1.3])
+    x = alt.X("cosine:Q", title="cosine between features", scale=room)
+    y = alt.Y("explained:Q", title="R² of the best probe", scale=alt.Scale(domain=[0, 1]))
+    base = base.encode(x=x, y=y, color=hue)
+    tooltip = ["signs:N", "cosine:Q", alt.Tooltip("explained:Q", title="R²", format=".3f")]
+    lines = base.mark_line(point=alt.OverlayMarkDef(size=50)).encode(tooltip=[*tooltip, "bound:Q"])
+    ends = base.transform_filter(alt.datum.cosine == grid["cosine"].max()).mark_text(align="left", dx=8, fontWeight=600)
+    one = base.transform_filter((alt.datum.signs == signs[0]) & "isValid(datum.bound)").encode(color=alt.value(INK))
+    bound = one.mark_line(strokeDash=[2, 4], strokeWidth=1.5).encode(y="bound:Q")
+    said = one.transform_filter(alt.datum.cosine == grid["cosine"].max()).mark_text(align="left", dx=8, text="at least")
+    chart = alt.layer(lines, ends.encode(text="signs:N"), bound, said.encode(y="bound:Q"))
+    return slide.told(chart.add_params(law, crowding, slide.parameter)).properties(width="container", height=280)
 
 
 def fig14(latents: pd.DataFrame) -> alt.LayerChart:
