@@ -157,7 +157,7 @@ def test_names_of_one_model_are_known_as_such():
         (
             ("lab", "resid_4_topk_512_l0_15"),
             ["a"],
-            r"unknown SAE of lab: .*one of 33; the nearest: 'resid_4_topk_512_l0_16'",
+            r"unknown SAE of lab: .*one of 28; the nearest: 'resid_4_topk_512_l0_16'",
         ),
         (("gemma-scope-2b-pt-ress", "x"), ["a"], r"unknown SAE release .*the nearest: 'gemma-scope-2b-pt-res'"),
         (("gemma-scope-2b-pt-res", "layer_12/width_16k"), ["a"], r"the nearest: 'layer_12/width_16k/average_l0_"),

@@ -60,13 +60,13 @@ class SaeSpec:
 
 
 def full_suite() -> tuple[SaeSpec, ...]:
-    """Return the 33 SAEs of the lab, in the order in which they are trained."""
+    """Return the 28 SAEs of the lab, in the order in which they are trained."""
     widths = (512, 1024, 2048, 4096, 8192)
-    sweep = {l0: [SaeSpec("resid", FACE, "topk", width, l0) for width in widths] for l0 in (4, 16, 8, 32)}
+    sweep = {l0: [SaeSpec("resid", FACE, "topk", width, l0) for width in widths] for l0 in (4, 16, 8)}
     layers = [SaeSpec("resid", layer, "topk", 2048, 4) for layer in (3, 5, 2, 1, 0)]
     parts = [SaeSpec(part, layer, "topk", 2048, 4) for part in ("mlp", "att") for layer in (FACE, FACE - 1)]
     jump = [SaeSpec("resid", FACE, "jumprelu", width, l0) for width in (512, 2048) for l0 in (4, 16)]
-    return (*sweep[4], *layers, *parts, *sweep[16], *jump, *sweep[8], *sweep[32])
+    return (*sweep[4], *layers, *parts, *sweep[16], *jump, *sweep[8])
 
 
 def reseeded(n_seeds: int) -> tuple[SaeSpec, ...]:
