@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from dm_utils.base.verdicts import Interval, higher, verdict, within
-from dm_utils.engine.suite import estimates, steps
+from dm_utils.engine.suite import steps
 from dm_utils.maths.resampling import Estimate
+from dm_utils.maths.tables import estimates
 
 R2, IDENTITY = "r2_error_norm", "r2_token_identity"
 
