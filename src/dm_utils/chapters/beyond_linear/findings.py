@@ -10,8 +10,8 @@ import pandas as pd
 from dm_utils.base.verdicts import HOLDS, above, verdict
 from dm_utils.base.words import how_many, span
 from dm_utils.chapters.beyond_linear.experiment import ERROR, MISSED, TWIN, widths
-from dm_utils.engine.suite import estimates
 from dm_utils.maths.resampling import Estimate
+from dm_utils.maths.tables import estimates
 
 LOW_RANK, LARGE = 0.25, 0.1  # of the dimensions: up to which a rank is low, and from which a subspace is large
 

@@ -7,9 +7,10 @@ import pandas as pd
 from dm_utils.base.verdicts import Interval, above, higher, verdict, within
 from dm_utils.base.words import how_many
 from dm_utils.base.words import span as reach
-from dm_utils.engine.suite import estimates, steps
+from dm_utils.engine.suite import steps
 from dm_utils.engine.token_identity import BEYOND, TOKEN, TOKENS, X
 from dm_utils.maths.resampling import Estimate
+from dm_utils.maths.tables import estimates
 
 R2, IDENTITY = "r2_error_norm", "r2_token_identity"
 

@@ -6,9 +6,10 @@ import pandas as pd
 
 from dm_utils.base.verdicts import Interval, above, verdict, within
 from dm_utils.base.words import code
-from dm_utils.engine.suite import estimates, steps
+from dm_utils.engine.suite import steps
 from dm_utils.engine.token_identity import BEYOND, TOKEN, TOKENS, X
 from dm_utils.maths.resampling import Estimate
+from dm_utils.maths.tables import estimates
 
 MEAN, WEIGHTED, RESCALED = "r2_error_vector", "r2_error_vector_weighted", "r2_error_vector_rescaled"
 SURVIVES = 0.9  # of an R²: the share that has to be left after rescaling
