@@ -210,3 +210,15 @@ def nonlinear_from_sae(name: str, twins: Mapping[str, Estimate], mean_share: flo
         f"noise of the same covariance, put in its place, with R² = {twins['independent_noise']}. The mean activation holds "
         f"{mean_share:.0%} of E‖x‖² here, so pure shrinkage towards it would show a cosine of about {(1 - mean_share) ** 0.5:.2f}."
     )
+
+
+def tilted(shares: Mapping[str, float]) -> str:
+    """How much of the error of a turned atom is linear in x, for each set of features."""
+    whole = [case for case, r2 in shares.items() if r2 > 1 - 1e-9]
+    rest = [f"{100 * r2:.0f} % for {case}" for case, r2 in shares.items() if r2 <= 1 - 1e-9]
+    return (
+        f"All of it is linear for {' and for '.join(whole) or 'none of them'}"
+        + (f", {', '.join(rest)}" if rest else "")
+        + ". The slider "
+        "changes how large the error is, and nothing about that share."
+    )
