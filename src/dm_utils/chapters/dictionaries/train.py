@@ -60,12 +60,14 @@ def main(
         "command": f"{results.COMMAND} --widths {widths} --l0s {l0s} --seeds {seeds} --steps {steps} --batch {batch} --layer {where}"
     }
     about |= {"plan": asdict(plan), "text": data.identity(work), "contexts": contexts, "wanted": len(wanted)}
+    about |= {"width": wanted[0].d_sae, "l0": wanted[0].l0, "missing_methods": []}
     for run in tqdm(wanted, desc="runs", unit="run"):
         row = shop.do(run)
         tqdm.write(f"{run.id}: FVU {row['fvu']:.3f}, nonlinear {row['fvu_nonlinear']:.3f}, L0 {row['l0']:.1f}")
         done = [found for other in wanted if (found := shop.report(other)) is not None]
+        missing = [METHODS[name].title for name in names if name not in {found["method"] for found in done}]
         for file in (work / "dictionaries.csv", *([results.SHIPPED] if ship else [])):
-            results.write(file, done, about | {"done": len(done)})
+            results.write(file, done, about | {"done": len(done), "missing_methods": missing})
 
 
 def numbers(text: str, what: str) -> list[int]:
