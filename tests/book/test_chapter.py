@@ -173,7 +173,17 @@ def test_a_figure_needs_a_caption_and_an_alt_text(chapter: Chapter) -> None:
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PICTURES_ONLY = {"04_4_per_token", "05_3_downstream"}  # the paper reports no number here: they compare statements
 # These follow no section of the paper, so they have nothing to compare.
-OF_THE_BOOK = {"costs", "explorer", "intro", "lab_model", "own_sae", "profiles", "results", "scoreboard"}
+OF_THE_BOOK = {
+    "costs",
+    "dictionaries",
+    "explorer",
+    "intro",
+    "lab_model",
+    "own_sae",
+    "profiles",
+    "results",
+    "scoreboard",
+}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
