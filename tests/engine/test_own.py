@@ -20,8 +20,9 @@ from dm_utils.base.errors import ParameterError
 from dm_utils.book.cli import app
 from dm_utils.engine import own
 from dm_utils.engine.store import Store
-from dm_utils.engine.study import Study, estimate
+from dm_utils.engine.study import Study
 from dm_utils.lab import weights_path
+from dm_utils.maths.resampling import Estimate
 from dm_utils.world.models import activations
 from dm_utils.world.profiles import load_profile
 
@@ -48,8 +49,8 @@ def test_it_gives_the_numbers_of_the_books_engine(study):
     report = dm.decompose_sae(study.model, ("lab", NAME), study.contexts, skip=64, n_bootstrap=200)
     row = study.measure([ref]).iloc[0]
     for metric in ("fvu", "fvu_nonlinear", "r2_error_vector", "r2_error_norm"):
-        assert getattr(report, metric).value == pytest.approx(estimate(row, metric).value, abs=1e-5), metric
-        assert getattr(report, metric).low == pytest.approx(estimate(row, metric).low, abs=1e-3), metric
+        assert getattr(report, metric).value == pytest.approx(Estimate.read(row, metric).value, abs=1e-5), metric
+        assert getattr(report, metric).low == pytest.approx(Estimate.read(row, metric).low, abs=1e-3), metric
 
 
 def test_every_way_to_name_an_sae_and_a_text_gives_the_same(study, texts):
