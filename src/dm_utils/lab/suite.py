@@ -70,8 +70,8 @@ def full_suite() -> tuple[SaeSpec, ...]:
 
 
 def reseeded(n_seeds: int) -> tuple[SaeSpec, ...]:
-    """Return the headline SAEs (the face at L0 4, up to 4,096 latents) once more for each seed from 1 to ``n_seeds`` − 1."""
-    headline = [spec for spec in full_suite()[:4] if (spec.layer, spec.l0) == (FACE, 4)]
+    """Return the headline SAEs (the face at L0 4, up to 2,048 latents) once more for each seed from 1 to ``n_seeds`` − 1."""
+    headline = [SaeSpec("resid", FACE, "topk", width, 4) for width in (512, 1024, 2048)]
     return tuple(replace(spec, seed=seed) for seed in range(1, n_seeds) for spec in headline)
 
 
