@@ -13,7 +13,7 @@ PARTS_OF_THE_PAPER = {
     "§4": "§4 Predicting error",
     "§5": "§5 The parts",
 }
-PARTS_OF_THE_PAPER |= {"§6": "§6 Reducing it", "App": "Appendices"}
+PARTS_OF_THE_PAPER |= {"§6": "§6 Reducing it", "§7": "§7 Uses", "App": "Appendices"}
 COLORS = {"holds": "#1b9e77", "partly": "#b58900", "differs": "#d55e00", "untestable here": "#7d8590"}
 
 
@@ -50,5 +50,5 @@ def verdicts(board: pd.DataFrame) -> alt.Chart:
         )
         .transform_filter(alt.datum.profile == profile)
         .add_params(profile)
-        .properties(**WIDE, height=200)
+        .properties(**WIDE, height=230)
     )
