@@ -81,7 +81,9 @@ def to_scale(segments: pd.DataFrame, width: int = 480) -> alt.LayerChart:
         tooltip=["vector:N", alt.Tooltip("norm:Q", format=".3f"), "token:N"],
     )
     lines = base.mark_rule(strokeWidth=3).encode(x2="x2:Q", y2="y2:Q")
-    tips = base.mark_point(size=45).encode(x="x2:Q", y="y2:Q")
+    tips = base.mark_point(size=45).encode(
+        x=alt.X("x2:Q", axis=None, scale=scales[0]), y=alt.Y("y2:Q", axis=None, scale=scales[1])
+    )
     listed = base.transform_window(line="row_number()").mark_text(align="left", fontSize=12)
     listed = listed.encode(
         x=alt.value(4), y=alt.Y("line:O", axis=None, scale=alt.Scale(range=[10, 100])), text="says:N"

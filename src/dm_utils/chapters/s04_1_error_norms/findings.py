@@ -152,3 +152,10 @@ def learned(main: pd.DataFrame, every: Interval) -> str:
         f"the norm of $\\mathbf{{x}}$ itself ($R^2$ = {ceiling:.2f}), which the paper finds almost perfectly predictable "
         "(Section 5.1 takes this up)."
     )
+
+
+def early_tokens(ratio: Estimate, early: int) -> str:
+    """Whether the first tokens of a context are easier to reconstruct, from the ratio of their FVU to that of the others."""
+    harder = above(ratio, 1)
+    words = {True: "harder to reconstruct than", False: "easier to reconstruct than", None: "not told apart from"}
+    return f"Tokens before position {early} are {words[harder]} the later ones: their FVU is {ratio} times as large."
