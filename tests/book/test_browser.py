@@ -288,6 +288,55 @@ def test_every_page_of_the_book_is_clean(browser: Browser, book: str, path: str)
             assert seen.page.request.get(link).ok, link
 
 
+@pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test its explorer")
+def test_the_explorer_of_the_book_computes_what_is_typed(browser: Browser, book: str) -> None:
+    with visit(browser, book, "notebooks/explorer.html") as seen:
+        page = seen.page
+        page.locator(".dmx textarea").click()
+        page.keyboard.press("Control+a")
+        page.keyboard.type("<b>nobody</b>")
+        tokens = (
+            "[...document.querySelectorAll('.dmx-token .dmx-word')].slice(1).map(word => word.textContent).join('')"
+        )
+        page.wait_for_function(f"{tokens} === '<b>nobody</b>' && !document.querySelector('.dmx[aria-busy]')")
+        assert page.locator(".dmx b b, .dmx-tokens b").count() == 0
+        seen.assert_clean()
+
+
+@pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test its pictures on every width")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 768, 1440])
+@pytest.mark.parametrize("name", ["intro", "explorer", "scoreboard", "04_3_dark_matter", "06_1_pursuit", "B_modelling"])
+def test_the_books_pages_fit_every_width(browser: Browser, book: str, name: str, width: int, scheme: str) -> None:
+    with visit(browser, book, f"notebooks/{name}.html", width=width, scheme=scheme) as seen:
+        seen.assert_clean()
+
+
+@pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test where its first picture leads")
+def test_a_token_of_the_first_page_leads_to_the_explorer_of_the_book(browser: Browser, book: str) -> None:
+    with visit(browser, book, "notebooks/intro.html") as seen:
+        seen.page.locator(".dmx-token").nth(3).click()
+        seen.page.wait_for_url("**/notebooks/explorer.html#explore&*position=3*")
+        seen.page.wait_for_function("document.querySelector('.dmx-panel h4')?.textContent.startsWith('Token 3 ')")
+        seen.assert_clean()
+
+
+CODE_OF = {  # a mark in a page: the script that it needs
+    'class="dm-chart"': "dm/charts.js",
+    'class="dm-explorer"': "dm/explorer/page.js",
+    "widget-view+json": "dm/widgets/widgets.js",
+    'class="dm-widget': "dm/widgets/widgets.js",
+}
+
+
+@pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test what its pages load")
+@pytest.mark.parametrize("path", PAGES or [""])
+def test_a_page_loads_the_code_of_what_it_shows_and_no_other(path: str) -> None:
+    text = (BOOK / path).read_text()
+    wanted = {script for mark, script in CODE_OF.items() if mark in text}
+    assert {script for script in CODE_OF.values() if script in text} == wanted
+
+
 @pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test its entrance")
 def test_the_address_of_the_book_leads_to_its_first_page(browser: Browser, book: str) -> None:
     page = browser.new_page()

@@ -125,6 +125,80 @@ def test_every_control_has_a_name(seen: Visit) -> None:
     assert unnamed == []
 
 
+def state(page: Page, name: str) -> object:
+    return page.evaluate(f"document.querySelector('.dmx').explorer.state.{name}")
+
+
+def test_a_bar_shows_how_far_the_download_has_come(seen: Visit) -> None:
+    shown = seen.page.evaluate(
+        """async () => { const bar = document.querySelector('.dmx progress'), shown = [];
+        new MutationObserver(() => shown.push(bar.hidden ? null : bar.value)).observe(bar, {attributes: true});
+        await document.querySelector('.dmx').explorer.change({text: 'Another text.', position: 1}); return shown; }"""
+    )
+    drawn = [value for value in shown if value is not None]
+    assert len(drawn) > 2 and drawn == sorted(drawn) and drawn[-1] <= 1
+    assert shown[-1] is None, "it goes when everything is there"
+
+
+def test_the_sae_of_another_layer_is_the_nearest_that_there_is(seen: Visit) -> None:
+    seen.page.locator("[data-field=layer]").first.select_option("resid 1")
+    seen.page.wait_for_function("document.querySelector('.dmx-message').textContent.includes('layer 1')")
+    assert state(seen.page, "sae") == SAES[2]
+    assert seen.page.locator("[data-field=d_sae]").first.locator("option").all_inner_texts() == ["2,048"]
+
+
+def test_examples_and_contexts_of_the_book_fill_the_text(seen: Visit, kernel: Kernel) -> None:
+    seen.page.get_by_label("Example").select_option("Code")
+    assert state(seen.page, "text") == contract.EXAMPLES["Code"]
+    seen.page.get_by_label("Number of the context").fill("8")
+    seen.page.get_by_role("button", name="Read it").click()
+    text = kernel.answer({"kind": "context", "index": 7})["text"]
+    seen.page.wait_for_function("text => document.querySelector('.dmx textarea').value === text", arg=text)
+
+
+def test_each_shading_colours_the_tokens_and_is_explained(seen: Visit) -> None:
+    shaded = "[...document.querySelectorAll('.dmx-token')].filter(one => one.lastChild.style.backgroundColor).length"
+    for name, words in {
+        "none": "",
+        "error": "error norm",
+        "linear": "linear share",
+        "lookup": "probe",
+        "loss": "loss",
+    }.items():
+        seen.page.get_by_label("Shade by").select_option(name)
+        assert (seen.page.evaluate(shaded) > 5) == (name != "none"), name
+        assert words in seen.page.inner_text(".dmx-key") and f"shade={name}" in seen.page.evaluate("location.hash")
+
+
+def test_what_is_behind_a_token_is_shown(seen: Visit, kernel: Kernel) -> None:
+    where = {name: state(seen.page, name) for name in ("text", "sae", "position")}
+    view, panel = kernel.answer({"kind": "look", **where}), seen.page.locator(".dmx-panel").first
+    assert [one.get_attribute("data-latent") for one in panel.locator(".dmx-latent").all()] == [
+        str(one["latent"]) for one in view["latents"]
+    ]
+    assert panel.locator(".dmx-chip").count() == sum(len(one["writes"]) for one in view["latents"])
+    assert "The probe on x (Eq. 10) said" in panel.inner_text()
+    assert panel.locator(".dmx-excerpts mark").count() == len(view["there"]) + sum(
+        len(one["contexts"]) for one in view["latents"]
+    )
+    panel.locator(".dmx-link").first.click()
+    assert state(seen.page, "position") == view["here"][0]["position"]
+
+
+def test_the_tab_key_reaches_every_control(seen: Visit) -> None:
+    controls = (
+        "[...document.querySelectorAll('.dmx :is(button, input, select, textarea, summary, .dmx-tokens)')]"
+        ".filter(one => one.checkVisibility())"
+    )
+    count, reached = seen.page.evaluate(f"{controls}.length"), [0]
+    seen.page.locator(".dmx textarea").focus()
+    for _ in range(count - 1):
+        seen.page.keyboard.press("Tab")
+        reached.append(seen.page.evaluate(f"{controls}.indexOf(document.activeElement)"))
+        assert seen.page.evaluate("document.activeElement.matches(':focus-visible')")
+    assert count > 20 and reached == list(range(count))
+
+
 def test_a_second_sae_stands_beside_the_first(seen: Visit) -> None:
     seen.page.check("[data-field=pin]")
     seen.page.wait_for_selector(".dmx-pair")

@@ -61,7 +61,7 @@ export class TokenStrip {
       box.lastChild.style.setProperty("--dmx-depth", depth ? `${(6 + 50 * depth).toFixed(1)}%` : "0%");
     });
     this.node.replaceChildren(...this.boxes.flatMap((box, t) => (first.tokens[t].includes("\n") ? [box, make("br")] : [box])));
-    this.legend(quantity, low, high, answers.length > 1);
+    this.legend(quantity, low, high, answers.length > 1, first.tokens.length > 1 && skip > 1);
     this.choose(position, false);
   }
 
@@ -85,9 +85,10 @@ export class TokenStrip {
     return box;
   }
 
-  legend(quantity, low, high, two) {
+  legend(quantity, low, high, two, early) {
     const swatch = (part, text) => make("span", {}, make("i", { className: `dmx-swatch dmx-${part}` }), ` ${text}`);
     const parts = [swatch("explained", "explained by the SAE"), swatch("linear", "linear error"), swatch("nonlinear", "nonlinear error")];
+    if (this.onOpen && early) parts.push(make("span", {}, "paler: before the positions that the linear error was fitted at"));
     if (two) parts.push(make("span", {}, "left bar: first SAE; right bar: second"));
     if (quantity === SHADES.lookup) parts.push(make("span", {}, "shaded: the probe on x is nearer to ‖e‖² than the token's mean is"));
     else if (quantity !== SHADES.none) {
