@@ -34,7 +34,8 @@ class Method:
 
     `new(d_in, d_sae, l0)` makes an untrained SAE; `revive`: the loop points its dead latents at residuals, since its loss does not
     revive them; `gradients`: it reads those of the model's loss; `pursuit`: it encodes by a search of L0 products with the dictionary
-    (otherwise by one product); `tokens`: the share of the training tokens that it needs.
+    (otherwise by one product); `tokens`: the share of the training tokens that it needs; `tunes`: the model is
+    tuned through the trained SAE, and measured instead of the model as it was.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Method:
     gradients: bool = False
     pursuit: bool = False
     tokens: float = 1.0
+    tunes: bool = False
 
     def encode_flops(self, d_in: int, d_sae: int, l0: float) -> float:
         """Multiplications and additions to encode one token: 2 d d_sae, for each step of a search."""
@@ -67,5 +69,6 @@ METHODS = {
         Method("variational", "Variational SAE", variational.new),
         Method("itda", "ITDA", itda.new, pursuit=True, tokens=0.1),
         Method("matching_pursuit", "Matching pursuit", matching_pursuit.new, revive=True, pursuit=True),
+        Method("sae_tuning", "SAE-Tuning", topk.new, tunes=True),
     )
 }

@@ -51,17 +51,31 @@ def load(work: Path, part: str, layer: int) -> torch.Tensor:
     return torch.from_numpy(np.load(work / "activations" / part / f"{hook_of(layer)}.npy"))
 
 
+def training_contexts(work: Path) -> torch.Tensor:
+    """The contexts, int64 [context, ctx_len], whose activations train."""
+    training, recipe = np.load(work / "text" / "training.npy", mmap_mode="r"), pipeline.LabRecipe()
+    order = np.random.default_rng([recipe.seed, 1]).permutation(len(training))  # as the lab chooses them
+    return torch.from_numpy(training[np.sort(order[: recipe.sae_contexts])].astype(np.int64))
+
+
+def language_model(work: Path) -> Any:
+    """The lab's model as Hugging Face has it, float32, to be tuned."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(work / "model", dtype=torch.float32, attn_implementation="eager")
+    return model.eval()
+
+
 def with_gradients(work: Path, layer: int, tokens: int) -> Activations:
     """Activations of as many contexts, drawn at random, as hold so many tokens, with the loss's gradients at them.
 
     The gradients are computed once, and kept in the work folder.
     """
-    x, recipe = load(work, "training", layer), pipeline.LabRecipe()
-    training = np.load(work / "text" / "training.npy", mmap_mode="r")
-    order = np.random.default_rng([recipe.seed, 1]).permutation(len(training))  # as the lab chooses them
-    contexts = training[np.sort(order[: recipe.sae_contexts])]
+    x, contexts = load(work, "training", layer), training_contexts(work).numpy()
     kept = len(x) // len(contexts)
-    chosen = np.sort(np.random.default_rng([recipe.seed, 2]).permutation(len(contexts))[: -(-tokens // kept)])
+    chosen = np.sort(
+        np.random.default_rng([pipeline.LabRecipe().seed, 2]).permutation(len(contexts))[: -(-tokens // kept)]
+    )
     file = work / "activations" / "training" / f"{hook_of(layer)}.gradients.{len(chosen)}.npy"
     if not file.exists():
         found = loss_gradients(activations.load_bridge(work / "model"), contexts[chosen], hook_of(layer))

@@ -104,6 +104,10 @@ def active(sae: Any, x: Float[Tensor, "token d"]) -> Int[Tensor, " token"]:
     return encode(sae, x).l0
 
 
-def study_of(layer: int, contexts: int, store: Path) -> Study:
-    """The lab's study of a layer, on so many contexts of its evaluation text; what it keeps, it keeps in `store`."""
-    return Study(load_profile("lab", layer=layer, n_contexts=contexts), Store(store))
+def study_of(layer: int, contexts: int, store: Path, model: Path | None = None) -> Study:
+    """The lab's study of a layer, on so many contexts of its evaluation text; what it keeps, it keeps in `store`.
+
+    `model`: the folder of another model of the lab's shape, in the place of the lab's.
+    """
+    other = {} if model is None else {"model": str(model)}
+    return Study(load_profile("lab", layer=layer, n_contexts=contexts, **other), Store(store))

@@ -18,6 +18,7 @@ from dm_utils.base.files import write_atomic
 from dm_utils.chapters.dictionaries import data, measure
 from dm_utils.dictionaries.calibration import calibrate
 from dm_utils.dictionaries.methods import METHODS, Method
+from dm_utils.dictionaries.sae_tuning import TuningPlan, tune
 from dm_utils.dictionaries.training import Activations, Plan, fit
 from dm_utils.engine.study import Study
 from dm_utils.lab.suite import MODEL_NAME
@@ -94,7 +95,10 @@ class Workshop:
         about |= {"layer": self.layer, "tokens": plan.steps * plan.batch}
         about |= {"train_seconds": round(seconds, 1), "calibration": tuned, "plan": self._identity(run)}
         about["encode_flops"] = method.encode_flops(training.x.shape[1], run.d_sae, run.l0)
-        found = about | measure.row(self.study, folder / "sae")
+        study = self.study
+        if method.tunes:
+            study = measure.study_of(self.layer, self.contexts, self.work / "store", self._tuned(folder, run.seed))
+        found = about | measure.row(study, folder / "sae")
         write_atomic(folder / "report.json", json.dumps(found, indent=1).encode())
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         return found
@@ -106,6 +110,16 @@ class Workshop:
         if method.gradients:
             return data.with_gradients(self.work, self.layer, plan.steps * plan.batch)
         return self.activations
+
+    def _tuned(self, folder: Path, seed: int) -> Path:
+        """Tune the lab's model through the run's SAE; the folder of the tuned model."""
+        model = data.language_model(self.work)
+        contexts = data.training_contexts(self.work)
+        sae = SAE.load_from_disk(folder / "sae", dtype="float32")
+        tune(model, model.model.layers[self.layer], sae, contexts, TuningPlan(seed=seed))
+        shutil.copytree(self.work / "model", folder / "model", dirs_exist_ok=True)  # for its tokenizer
+        model.save_pretrained(folder / "model")
+        return folder / "model"
 
     def _save(self, sae: Any, run: Run, folder: Path) -> float:
         """Save the inference SAE with the L0 at which methods are compared; the number that gave it that L0."""
