@@ -51,11 +51,13 @@ def load(work: Path, part: str, layer: int) -> torch.Tensor:
     return torch.from_numpy(np.load(work / "activations" / part / f"{hook_of(layer)}.npy"))
 
 
-def training_contexts(work: Path) -> torch.Tensor:
+def training_contexts(work: Path, layer: int) -> torch.Tensor:
     """The contexts, int64 [context, ctx_len], whose activations train."""
     training, recipe = np.load(work / "text" / "training.npy", mmap_mode="r"), pipeline.LabRecipe()
     order = np.random.default_rng([recipe.seed, 1]).permutation(len(training))  # as the lab chooses them
-    return torch.from_numpy(training[np.sort(order[: recipe.sae_contexts])].astype(np.int64))
+    keep = activations.kept_positions(training.shape[1])
+    n = len(load(work, "training", layer)) // (keep.stop - keep.start)
+    return torch.from_numpy(training[np.sort(order[:n])].astype(np.int64))
 
 
 def language_model(work: Path) -> Any:
@@ -71,7 +73,7 @@ def with_gradients(work: Path, layer: int, tokens: int) -> Activations:
 
     The gradients are computed once, and kept in the work folder.
     """
-    x, contexts = load(work, "training", layer), training_contexts(work).numpy()
+    x, contexts = load(work, "training", layer), training_contexts(work, layer).numpy()
     kept = len(x) // len(contexts)
     chosen = np.sort(
         np.random.default_rng([pipeline.LabRecipe().seed, 2]).permutation(len(contexts))[: -(-tokens // kept)]

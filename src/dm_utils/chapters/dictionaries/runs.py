@@ -114,7 +114,7 @@ class Workshop:
     def _tuned(self, folder: Path, seed: int) -> Path:
         """Tune the lab's model through the run's SAE; the folder of the tuned model."""
         model = data.language_model(self.work)
-        contexts = data.training_contexts(self.work)
+        contexts = data.training_contexts(self.work, self.layer)
         sae = SAE.load_from_disk(folder / "sae", dtype="float32")
         tune(model, model.model.layers[self.layer], sae, contexts, TuningPlan(seed=seed))
         shutil.copytree(self.work / "model", folder / "model", dirs_exist_ok=True)  # for its tokenizer
