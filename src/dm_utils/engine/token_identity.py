@@ -45,10 +45,11 @@ def token_table(study: Study, refs: Sequence[SaeRef]) -> pd.DataFrame:
     """
     rows = []
     for ref in tqdm(refs, desc="token identity", unit="SAE", leave=False):
-        key = study.result_key(ref)
-        kept = study.store.kept(
-            "token_identity", key, lambda ref=ref: (_measured(study, ref), None), sources=(__name__,)
-        )
+
+        def compute(ref: SaeRef = ref) -> tuple[Any, None]:
+            return _measured(study, ref), None
+
+        kept = study.store.kept("token_identity", study.result_key(ref), compute, sources=(__name__,))
         about = {
             name: getattr(ref, name) for name in ("hook_name", "layer", "component", "architecture", "d_sae", "l0")
         }

@@ -148,7 +148,7 @@ def tilt(tokens: pd.DataFrame, features: Mapping[str, Sequence[float]]) -> alt.L
         name="degrees", value=25, bind=alt.binding_range(min=-60, max=60, step=1, name="first atom turned by, ° ")
     )
     pick = chooser("which", list(features), "Features")
-    ends = [tokens[axis].quantile(q) for axis in ("x1", "x2") for q in (0, 1)]
+    ends = [float(end) for axis in ("x1", "x2") for end in (tokens[axis].min(), tokens[axis].max())]
     room = max(ends[1] - ends[0], ends[3] - ends[2]) * 1.05
     scale = [alt.Scale(domain=[(a + b - room) / 2, (a + b + room) / 2], nice=False) for a, b in (ends[:2], ends[2:])]
     x, y = (alt.X("x1:Q", axis=None, scale=scale[0]), alt.Y("x2:Q", axis=None, scale=scale[1]))

@@ -31,11 +31,12 @@ def by_position(study: Study, ref: SaeRef) -> tuple[pd.DataFrame, Estimate]:
 
     def compute() -> tuple[Any, None]:
         p, whole = study.profile, Study(study.profile.with_overrides(skip=1), study.store)
-        site, error2 = whole.site(ref.layer, ref.component), whole.token_scalars(ref)["error_norm2"]
+        site = whole.site(ref.layer, ref.component)
+        error2 = torch.from_numpy(whole.token_scalars(ref)["error_norm2"])
         spread2 = torch.cat([(x.cpu() - site.design.mean.float()).square().sum(1) for _, x in site.design.blocks()])
         early = p.skip if p.skip > 1 else max(2, p.ctx_len // 4)
-        error2, place = torch.from_numpy(error2), (site.context, site.position)
-        rows, ratio = fvu_by_position(error2, spread2, *place, early, p.n_bootstrap, p.seed)
+        place = site.context, site.position, early
+        rows, ratio = fvu_by_position(error2, spread2, *place, p.n_bootstrap, p.seed)
         return {"rows": rows, "ratio": ratio.plain()}, None
 
     kept = study.store.kept("by_position", study.result_key(ref), compute, sources=(__name__,))[0]
