@@ -77,11 +77,11 @@ def token_steps(paths: pd.DataFrame, words: Mapping[int, str], start: int = 8) -
     base = base.transform_filter("isValid(datum.left)").encode(x=x_axis, y=y_axis)
     base = base.encode(color=alt.Color("encoder:N", title=None, scale=scale))
     here = base.transform_filter("datum.atoms == atoms_kept")
-    values = [  # the lower curve's below it
+    values = [  # the curves may be close, and pursuit's is the lower one
         here.transform_filter(alt.datum.encoder == name)
         .mark_text(dx=8, dy=dy, align="left")
         .encode(text=alt.Text("left:Q", format=".1%"))
-        for name, dy in zip(ENCODERS, (14, -10), strict=True)
+        for name, dy in zip(ENCODERS, (-10, -25), strict=True)
     ]
     curves = alt.layer(base.mark_line(), here.mark_point(size=110), *values).properties(width=560, height=200)
     sides = alt.vconcat(*(chosen_latents(paths, words, name, token, last) for name in ENCODERS), spacing=12)
