@@ -107,6 +107,7 @@ class Chapter:
     @cached_property
     def study(self) -> Study:
         """The study of this chapter's profile; loads nothing until it is asked for results."""
+        import dm_utils.dictionaries  # noqa: F401 so that SAELens can load what only this package knows
         from dm_utils.engine.study import Study
 
         return Study(self.profile)
