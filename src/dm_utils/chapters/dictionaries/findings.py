@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from dm_utils.base.verdicts import HOLDS, UNTESTABLE, higher, verdict, within
-from dm_utils.base.words import escape, number
+from dm_utils.base.words import escape, how_many, number
 from dm_utils.chapters.dictionaries.experiment import BASELINE
 from dm_utils.maths.resampling import Estimate
 
@@ -192,5 +192,6 @@ def lessons(methods: pd.DataFrame, against: pd.DataFrame) -> list[str]:
     found = claims(methods)
     holds = int((found["Verdict"] == HOLDS).sum())
     tested = int((found["Verdict"] != UNTESTABLE).sum())
-    said = f"Of {len(found)} claims of the abstracts, {tested} can be judged here, and {holds} of these hold."
+    share = how_many(holds, tested) if tested else "none"
+    said = f"Of {len(found)} claims of the abstracts, {tested} can be judged here, and of these {share} hold."
     return [kind_sentence(against), winner(methods), afa_sentence(against), said]
