@@ -63,7 +63,10 @@ def kind_sentence(against: Table) -> str:
     said = [f"Of {len(against)} methods, {listed(lower)} at equal FVU less of the nonlinear error than TopK"]
     said.append(f"{listed(upper)} more")
     said.append(f"{open_} cannot be told (their interval crosses a limit, or their FVU is beyond TopK's curve)")
-    return "; ".join(said) + f". That a method's nonlinear error is TopK's at equal FVU: **{stays(against)}**."
+    return (
+        "; ".join(said)
+        + f". That a method's nonlinear error is TopK's at equal FVU, of those that can be told: **{stays(against)}**."
+    )
 
 
 def listed(rows: list[Any]) -> str:
@@ -75,8 +78,8 @@ def listed(rows: list[Any]) -> str:
 
 
 def stays(against: Table) -> str:
-    """The verdict on "FVU_nonlinear is what TopK's is at equal FVU": a case per method, by `moved`."""
-    return verdict(None if case is None else not case for case in ratios(against))
+    """The verdict on "FVU_nonlinear is what TopK's is at equal FVU": a case per method of which `moved` can tell."""
+    return verdict(not case for case in ratios(against) if case is not None)
 
 
 def judged(claim: Claim, methods: Table) -> str:
@@ -114,10 +117,10 @@ def claims(methods: Table) -> pd.DataFrame:
 def prices(methods: Table) -> pd.DataFrame:
     """Who wins, and what it costs beside TopK: one row per method, in the order of FVU."""
     base = methods[methods["method"] == BASELINE]
-    times = {
-        name: methods[name] / float(base[name].iloc[0]) if len(base) else float("nan")
-        for name in ("train_seconds", "encode_flops")
+    unit = {
+        name: float(base[name].iloc[0]) if len(base) else float("nan") for name in ("train_seconds", "encode_flops")
     }
+    times = {name: methods[name] / one for name, one in unit.items()}
     view = pd.DataFrame({"Method": methods["title"], "L0": methods["l0"].round(1), "seeds": methods["seeds"]})
     names = {
         "fvu": "FVU",
