@@ -223,7 +223,7 @@ def test_biases_end_where_groups_fire_at_their_rates() -> None:
     for _ in range(600):
         sae.adapt(torch.randn(4096, 64) + sae.b_enc)
     rates = torch.special.ndtr(sae.b_enc.detach())  # of a standard normal above −b
-    torch.testing.assert_close(rates, sae.target, rtol=0.25, atol=0.0)
+    torch.testing.assert_close(rates, sae.target, rtol=0.4, atol=0.0)
 
 
 def test_signed_pursuit_finds_orthogonal_atoms_with_their_signs() -> None:

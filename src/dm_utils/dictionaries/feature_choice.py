@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dm_utils.dictionaries.common import forget, shape
 from dm_utils.dictionaries.mutual_choice import MutualChoiceTrainingSAE, MutualChoiceTrainingSAEConfig
+from dm_utils.dictionaries.zipf import COEFFICIENT
 
 RATE = 0.01  # of the moving average of thresholds
 
@@ -77,4 +78,6 @@ register_sae_training_class("feature_choice", FeatureChoiceTrainingSAE, FeatureC
 
 def new(d_in: int, d_sae: int, l0: int) -> FeatureChoiceTrainingSAE:
     """An untrained Feature Choice SAE."""
-    return FeatureChoiceTrainingSAE(FeatureChoiceTrainingSAEConfig(**shape(d_in, d_sae), k=float(l0)))
+    return FeatureChoiceTrainingSAE(
+        FeatureChoiceTrainingSAEConfig(**shape(d_in, d_sae), k=float(l0), aux_loss_coefficient=COEFFICIENT)
+    )

@@ -1,7 +1,8 @@
 """Mutual Choice (2411.02124): a free budget of token–feature pairs: the k · n largest of a batch, however they fall.
 
-With the auxiliary loss aside this is BatchTopK, found independently; what differs is aux_zipf_loss (see `zipf`; coefficient 1, as
-TopK's here). For inference a threshold stands in for the batch, as in BatchTopK.
+With the auxiliary loss aside this is BatchTopK, found independently; what differs is aux_zipf_loss (see `zipf`). Its coefficient is
+1/32, that of the auxiliary loss which it generalises in its own paper; TopK's is 1 here, but idle where no latent is dead, and this one
+never is. For inference a threshold stands in for the batch, as in BatchTopK.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sae_lens.registry import register_sae_training_class
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 
 from dm_utils.dictionaries.common import forget, shape
-from dm_utils.dictionaries.zipf import Usage
+from dm_utils.dictionaries.zipf import COEFFICIENT, Usage
 
 
 @dataclass
@@ -52,4 +53,6 @@ register_sae_training_class("mutual_choice", MutualChoiceTrainingSAE, MutualChoi
 
 def new(d_in: int, d_sae: int, l0: int) -> MutualChoiceTrainingSAE:
     """An untrained Mutual Choice SAE."""
-    return MutualChoiceTrainingSAE(MutualChoiceTrainingSAEConfig(**shape(d_in, d_sae), k=float(l0)))
+    return MutualChoiceTrainingSAE(
+        MutualChoiceTrainingSAEConfig(**shape(d_in, d_sae), k=float(l0), aux_loss_coefficient=COEFFICIENT)
+    )

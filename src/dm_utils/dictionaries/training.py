@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,8 +89,10 @@ class Activations:
             first += 1
 
 
-def fit(sae: TrainingSAE[Any], data: Activations, plan: Plan, folder: Path | None = None, revive: bool = False) -> None:
-    """Train a SAELens `TrainingSAE` in place; it ends in the activations' own units.
+def fit(
+    sae: TrainingSAE[Any], data: Activations, plan: Plan, folder: Path | None = None, revive: bool = False
+) -> float:
+    """Train a SAELens `TrainingSAE` in place, into the activations' own units; the processor seconds it took, before kills too.
 
     Parameters
     ----------
@@ -105,7 +108,8 @@ def fit(sae: TrainingSAE[Any], data: Activations, plan: Plan, folder: Path | Non
     centre(sae, data.mean * data.scale)
     optimizer = torch.optim.Adam(sae.parameters(), lr=plan.lr, betas=plan.betas, fused=True)
     silent = torch.zeros(sae.cfg.d_sae)
-    first = 0 if folder is None else load_checkpoint(folder, sae, optimizer, silent, plan)
+    first, spent = (0, 0.0) if folder is None else load_checkpoint(folder, sae, optimizer, silent, plan)
+    begun = time.process_time() - spent
     batches = data.batches(plan.batch, plan.seed, first)
     sae.train()
     for step in tqdm(range(first, plan.steps), initial=first, total=plan.steps, desc=str(sae.cfg.architecture())):
@@ -113,7 +117,7 @@ def fit(sae: TrainingSAE[Any], data: Activations, plan: Plan, folder: Path | Non
         _step(sae, optimizer, x, gradients, silent, plan, step, revive)
         done = step + 1
         if folder is not None and done % plan.checkpoint_every == 0 and done < plan.steps:
-            save_checkpoint(folder, sae, optimizer, silent, plan, done)
+            save_checkpoint(folder, sae, optimizer, silent, plan, done, time.process_time() - begun)
     sae.fold_activation_norm_scaling_factor(data.scale)
     for name, value in sae.named_parameters():
         if not torch.isfinite(value).all():
@@ -121,6 +125,7 @@ def fit(sae: TrainingSAE[Any], data: Activations, plan: Plan, folder: Path | Non
                 f"{sae.cfg.architecture()}: {name} is not finite after training; lower lr ({plan.lr:g})"
             )
     sae.eval()
+    return time.process_time() - begun
 
 
 @torch.sparse.check_sparse_tensor_invariants(False)  # said aloud, or PyTorch warns
@@ -193,13 +198,15 @@ def point_at_residuals(sae: Any, x: Tensor, residual: Tensor, dead: Bool[Tensor,
         sae.r_mag.data[silent] = 0.0
 
 
-def save_checkpoint(folder: Path, sae: Any, optimizer: Any, silent: Tensor, plan: Plan, step: int) -> None:
+def save_checkpoint(
+    folder: Path, sae: Any, optimizer: Any, silent: Tensor, plan: Plan, step: int, spent: float
+) -> None:
     """Write the weights and the optimiser's state, in one file that appears whole or not at all."""
     tensors = {f"sae.{name}": value for name, value in sae.state_dict().items()}
     for name, parameter in sae.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"adam.{key}.{name}"] = value
-    header = {"step": str(step), "plan": json.dumps(asdict(plan))}
+    header = {"step": str(step), "spent": str(spent), "plan": json.dumps(asdict(plan))}
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "checkpoint.tmp"
     save_file(
@@ -210,13 +217,13 @@ def save_checkpoint(folder: Path, sae: Any, optimizer: Any, silent: Tensor, plan
     os.replace(temporary, folder / "checkpoint.safetensors")
 
 
-def load_checkpoint(folder: Path, sae: Any, optimizer: Any, silent: Tensor, plan: Plan) -> int:
-    """Take up a folder's checkpoint, if it has one; the number of steps that are done."""
+def load_checkpoint(folder: Path, sae: Any, optimizer: Any, silent: Tensor, plan: Plan) -> tuple[int, float]:
+    """Take up a folder's checkpoint, if it has one; how many steps are done, and what they took."""
     from safetensors import safe_open
 
     file = folder / "checkpoint.safetensors"
     if not file.exists():
-        return 0
+        return 0, 0.0
     with safe_open(file, "pt") as opened:
         header = opened.metadata()
     if json.loads(header["plan"]) != json.loads(json.dumps(asdict(plan))):
@@ -228,4 +235,4 @@ def load_checkpoint(folder: Path, sae: Any, optimizer: Any, silent: Tensor, plan
         if keys:
             optimizer.state[parameter] = {key: tensors[f"adam.{key}.{name}"] for key in keys}
     silent.copy_(tensors["silent"])
-    return int(header["step"])
+    return int(header["step"]), float(header["spent"])

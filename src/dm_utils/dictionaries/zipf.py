@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 MEMORY = 0.99  # of the moving average: about a hundred batches
+COEFFICIENT = 1 / 32
 SHORT = 0.5  # below this share of its Zipf rate a latent is underused
 
 

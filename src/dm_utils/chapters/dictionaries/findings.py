@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from dm_utils.base.verdicts import HOLDS, UNTESTABLE, higher, verdict, within
-from dm_utils.base.words import escape, number
+from dm_utils.base.words import escape, how_many, number
 from dm_utils.chapters.dictionaries.experiment import BASELINE
 from dm_utils.maths.resampling import Estimate
 
+Table = Any  # a pd.DataFrame: pandas' stubs know nothing of the columns that rows are read by
 SAME = 0.05  # a method keeps TopK's FVU_nonlinear at equal FVU if their ratio is within this of 1
 
 
@@ -46,12 +47,12 @@ def moved(ratio: Any) -> bool | None:
     return None if kept is None else not kept
 
 
-def ratios(against: pd.DataFrame) -> list[bool | None]:
+def ratios(against: Table) -> list[bool | None]:
     """`moved` for each method of `experiment.against_curve`."""
     return [moved({"value": r.ratio, "low": r.low, "high": r.high}) for r in against.itertuples()]
 
 
-def kind_sentence(against: pd.DataFrame) -> str:
+def kind_sentence(against: Table) -> str:
     """Does any method change the kind of error, or only its size?"""
     cases = ratios(against)
     lower = [r for r, case in zip(against.itertuples(), cases, strict=True) if case and r.ratio < 1]
@@ -62,7 +63,10 @@ def kind_sentence(against: pd.DataFrame) -> str:
     said = [f"Of {len(against)} methods, {listed(lower)} at equal FVU less of the nonlinear error than TopK"]
     said.append(f"{listed(upper)} more")
     said.append(f"{open_} cannot be told (their interval crosses a limit, or their FVU is beyond TopK's curve)")
-    return "; ".join(said) + f". That a method's nonlinear error is TopK's at equal FVU: **{stays(against)}**."
+    return (
+        "; ".join(said)
+        + f". That a method's nonlinear error is TopK's at equal FVU, of those that can be told: **{stays(against)}**."
+    )
 
 
 def listed(rows: list[Any]) -> str:
@@ -73,12 +77,12 @@ def listed(rows: list[Any]) -> str:
     return f"{names} {'leaves' if len(rows) == 1 else 'leave'}"
 
 
-def stays(against: pd.DataFrame) -> str:
-    """The verdict on "FVU_nonlinear is what TopK's is at equal FVU": a case per method, by `moved`."""
-    return verdict(None if case is None else not case for case in ratios(against))
+def stays(against: Table) -> str:
+    """The verdict on "FVU_nonlinear is what TopK's is at equal FVU": a case per method of which `moved` can tell."""
+    return verdict(not case for case in ratios(against) if case is not None)
 
 
-def judged(claim: Claim, methods: pd.DataFrame) -> str:
+def judged(claim: Claim, methods: Table) -> str:
     """A claim's verdict: the two intervals over text are apart, in the claimed order; untestable where they overlap or one is missing.
 
     A share of dead latents has no interval over text: its mean over seeds, plus or minus its scatter, stands for one.
@@ -98,7 +102,7 @@ def read(row: pd.Series, metric: str) -> Estimate:
     return Estimate(float(row[metric]), float(row[metric]) - spread, float(row[metric]) + spread)
 
 
-def claims(methods: pd.DataFrame) -> pd.DataFrame:
+def claims(methods: Table) -> pd.DataFrame:
     """Each paper's headline, what it becomes here, and its verdict."""
     by_name, rows = methods.set_index("method"), []
     for claim in CLAIMS:
@@ -110,13 +114,13 @@ def claims(methods: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["The abstract says", "Here, at equal width and L0", "Verdict"])
 
 
-def prices(methods: pd.DataFrame) -> pd.DataFrame:
+def prices(methods: Table) -> pd.DataFrame:
     """Who wins, and what it costs beside TopK: one row per method, in the order of FVU."""
     base = methods[methods["method"] == BASELINE]
-    times = {
-        name: methods[name] / float(base[name].iloc[0]) if len(base) else float("nan")
-        for name in ("train_seconds", "encode_flops")
+    unit = {
+        name: float(base[name].iloc[0]) if len(base) else float("nan") for name in ("train_seconds", "encode_flops")
     }
+    times = {name: methods[name] / one for name, one in unit.items()}
     view = pd.DataFrame({"Method": methods["title"], "L0": methods["l0"].round(1), "seeds": methods["seeds"]})
     names = {
         "fvu": "FVU",
@@ -135,7 +139,7 @@ def prices(methods: pd.DataFrame) -> pd.DataFrame:
     return view.assign(**{"encode FLOPs, × TopK": times["encode_flops"].round(1)})
 
 
-def winner(methods: pd.DataFrame) -> str:
+def winner(methods: Table) -> str:
     """The lowest FVU, the lowest FVU_nonlinear and the most CE recovered at the headline's L0, and what the first costs."""
     view, comparable = prices(methods), methods[near_headline(methods)]
     if comparable.empty:
@@ -152,12 +156,12 @@ def winner(methods: pd.DataFrame) -> str:
     )
 
 
-def near_headline(methods: pd.DataFrame) -> pd.Series:
+def near_headline(methods: Table) -> pd.Series:
     """Which methods have a measured L0 within a tenth of the median: the others cannot be compared at equal L0."""
     return (methods["l0"] / methods["l0"].median() - 1).abs() <= 0.1
 
 
-def afa_sentence(against: pd.DataFrame) -> str:
+def afa_sentence(against: Table) -> str:
     """top-AFA sets its own L0, so it is held against TopK's FVU at that L0."""
     mine = against[against["method"] == "top_afa"]
     if mine.empty or pd.isna(mine["ratio_l0"].iloc[0]):
@@ -166,7 +170,7 @@ def afa_sentence(against: pd.DataFrame) -> str:
     return f"top-AFA chooses its own L0; at that L0 it leaves {ratio:.2f} times the FVU of TopK (interpolated)."
 
 
-def what_ran(table: pd.DataFrame, about: Mapping[str, Any]) -> str:
+def what_ran(table: Table, about: Mapping[str, Any]) -> str:
     """Which runs exist, on how many tokens, and which are missing."""
     seeds = table.groupby(["method", "d_sae", "l0_wanted"])["seed"].nunique().max()
     tokens = table["tokens"].max()
@@ -187,10 +191,11 @@ def other_profile(name: str) -> str:
     return "Dictionaries are trained here on the lab only, since training needs text that is the same for all: these results are the lab's."
 
 
-def lessons(methods: pd.DataFrame, against: pd.DataFrame) -> list[str]:
+def lessons(methods: Table, against: Table) -> list[str]:
     """What was learned, as sentences."""
     found = claims(methods)
     holds = int((found["Verdict"] == HOLDS).sum())
     tested = int((found["Verdict"] != UNTESTABLE).sum())
-    said = f"Of {len(found)} claims of the abstracts, {tested} can be judged here, and {holds} of these hold."
+    share = how_many(holds, tested) if tested else "none"
+    said = f"Of {len(found)} claims of the abstracts, {tested} can be judged here, and of these {share} hold."
     return [kind_sentence(against), winner(methods), afa_sentence(against), said]

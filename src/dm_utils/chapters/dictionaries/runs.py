@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -87,9 +86,7 @@ class Workshop:
         torch.manual_seed(run.seed)
         training = self._training(method, plan)
         sae: Any = method.new(training.x.shape[1], run.d_sae, run.l0)
-        begun = time.process_time()
-        fit(sae, training, plan, folder, method.revive)
-        seconds = time.process_time() - begun
+        seconds = fit(sae, training, plan, folder, method.revive)
         tuned = self._save(sae, run, folder / "sae")
         about = {"title": method.title, "method": run.method, "d_sae": run.d_sae, "l0_wanted": run.l0, "seed": run.seed}
         about |= {"layer": self.layer, "tokens": plan.steps * plan.batch}
