@@ -134,6 +134,16 @@ def test_equal_bernoulli_features_far_beyond_the_dimension_cannot_be_predicted()
     assert probe.superposition > 0.85 * probe.variance
 
 
+def test_coherence_bound_holds_and_is_tight_without_coherence() -> None:
+    for seed in range(20):
+        dictionary = synthetic.tilted_dictionary(6, 40, 0.002 * seed, "mixed", seed=seed)
+        moments = laws.gamma_moments(torch.rand(6).clamp_min(0.01), 3.0, torch.rand(6) + 0.5)
+        bound = norm_theory.coherence_bound(moments, norm_theory.coherence(dictionary))
+        assert bound <= norm_theory.best_probe(dictionary, moments).r2 + 1e-6
+        assert norm_theory.coherence_bound(moments, 0.0) == pytest.approx(norm_theory.orthonormal_r2(moments), rel=1e-9)
+    assert bound > 0.3  # not an empty promise
+
+
 def test_coherence_is_the_largest_cosine() -> None:
     dictionary = synthetic.tilted_dictionary(10, 16, 0.3)
     dictionary[4] = -dictionary[3]
@@ -163,6 +173,7 @@ def test_gaussian_vectors_pass_the_norm_test_once_their_mean_is_large() -> None:
         (lambda: laws.active_moments(0.5, float("nan"), 1.0, 1.0, 1.0), "NaN"),
         (lambda: norm_theory.best_probe(torch.eye(3), laws.bernoulli_moments(torch.full((2,), 0.5))), "expected"),
         (lambda: norm_theory.best_probe(2 * torch.eye(2), laws.bernoulli_moments(torch.full((2,), 0.5))), "unit"),
+        (lambda: norm_theory.coherence_bound(laws.bernoulli_moments(0.5), 1.5), "between 0 and 1"),
         (lambda: norm_theory.orthonormal_r2(laws.bernoulli_moments(1.0)), "undefined"),
     ],
 )

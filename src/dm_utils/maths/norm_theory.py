@@ -145,6 +145,25 @@ def coherence(dictionary: Float[Tensor, "latent d"], block: int = 2048) -> float
     return largest
 
 
+def coherence_bound(moments: WeightMoments, mu: float) -> float:
+    """Lower bound on the best probe's R^2 for any linearly independent features of coherence at most ``mu``.
+
+    Equal to :func:`orthonormal_r2` at ``mu = 0``. With linear independence the superposition cost vanishes, interference is at
+    most ``2 mu^2 ((sum s_i^2)^2 - sum s_i^4)``, and the explained part is at least
+    ``(sqrt(S_0) - 2 mu sum_i |m_i| sqrt(sum s_i^2))^2`` where S_0 is its value for orthonormal features.
+    Raises ``ValueError`` if ``mu`` is outside [0, 1].
+    """
+    if not 0 <= mu <= 1:
+        raise ValueError(f"mu is {mu}; a coherence lies between 0 and 1.")
+    variance = moments.variance.clamp_min(0.0)
+    lost = moments.shape_cost.sum() + 2 * mu**2 * (variance.sum() ** 2 - variance.square().sum())
+    kept = (
+        ratio(moments.covariance**2, variance).sum().sqrt() - 2 * mu * moments.mean.abs().sum() * variance.sum().sqrt()
+    )
+    explained = kept.clamp_min(0.0) ** 2
+    return float(ratio(explained, explained + lost))
+
+
 def gaussian_norm_r2(mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) -> float:
     """R^2 of the best affine probe from a Gaussian vector to its squared norm: 4 m'Cm / (4 m'Cm + 2 ||C||_F^2).
 
