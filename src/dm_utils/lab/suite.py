@@ -240,6 +240,14 @@ def calibrate_thresholds(sae: Any, x: torch.Tensor, l0: float) -> float:
     return factor
 
 
+def label_with(l0: float, folder: Path) -> None:
+    """Let a saved SAE say the L0 that it was measured to have instead of the one that it was trained towards."""
+    config = json.loads((folder / "cfg.json").read_text())
+    config["metadata"].pop("near_l0", None)
+    config["metadata"]["l0"] = round(l0, 3)
+    (folder / "cfg.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+
 def save_sae(sae: Any, spec: SaeSpec, folder: Path, **metadata: Any) -> None:
     """Save in SAELens' inference format (``cfg.json``, ``sae_weights.safetensors``), the weights as float16."""
     for name in set(sae.cfg.metadata.keys()) - {"sae_lens_version", "sae_lens_training_version"}:
