@@ -9,8 +9,11 @@ from dm_utils.base.words import LABELS
 from dm_utils.chapters.dictionaries.experiment import METRICS
 from dm_utils.charts.dots import dots
 from dm_utils.charts.marks import WIDE, texts, with_interval
-from dm_utils.charts.theme import COLORS, INK
+from dm_utils.charts.theme import COLORS
 
+METHOD = alt.Color(
+    "title:N", title=None, scale=alt.Scale(scheme="tableau20"), legend=alt.Legend(orient="bottom", columns=4)
+)
 NAMES = {
     **LABELS,
     "linear_share": "linear share of the squared error",
@@ -29,17 +32,13 @@ def kind_and_size(methods: pd.DataFrame, curve: pd.DataFrame) -> alt.LayerChart:
     said = [alt.Tooltip("l0:Q", title="TopK, L0", format=".1f"), "fvu:Q", "fvu_nonlinear:Q"]
     data = methods.assign(text=texts(methods, "fvu_nonlinear", "fvu_nonlinear_low", "fvu_nonlinear_high")).round(5)
     tooltip = [alt.Tooltip("title:N"), alt.Tooltip("l0:Q"), alt.Tooltip("text:N", title="FVU nonlinear"), "fvu:Q"]
-    base = alt.Chart(data).encode(x=x, tooltip=tooltip)
-    points = with_interval(
-        base, y, low="fvu_nonlinear_low", high="fvu_nonlinear_high", color=COLORS["nonlinear"], size=70
-    )
-    names = base.mark_text(align="left", dx=8, dy=-6, fontSize=11).encode(y=y, text="title:N")
+    base = alt.Chart(data).encode(x=x, color=METHOD, tooltip=tooltip)
+    points = with_interval(base, y, low="fvu_nonlinear_low", high="fvu_nonlinear_high", filled=True, size=90)
     layers = [
         line.mark_line(color=COLORS["error"], point=alt.OverlayMarkDef(color=COLORS["error"], size=30)).encode(
             tooltip=said
         ),
         points,
-        names,
     ]
     return alt.layer(*layers).properties(**WIDE, height=420)
 
@@ -60,7 +59,7 @@ def by_method(methods: pd.DataFrame) -> alt.LayerChart:
     return chart.properties(height=max(120, 26 * methods["title"].nunique()))
 
 
-def price(methods: pd.DataFrame) -> alt.LayerChart:
+def price(methods: pd.DataFrame) -> alt.Chart:
     """Draw FVU against training time, the size of a point by the FLOPs to encode a token."""
     data = methods.assign(text=texts(methods, "fvu", "fvu_low", "fvu_high")).round(5)
     x = alt.X(
@@ -73,9 +72,8 @@ def price(methods: pd.DataFrame) -> alt.LayerChart:
         "train_seconds:Q",
         alt.Tooltip("encode_flops:Q", format=","),
     ]
-    base = alt.Chart(data).encode(x=x, y=y, tooltip=tooltip)
     size = alt.Size("encode_flops:Q", title="FLOPs to encode a token", scale=alt.Scale(type="log", range=[50, 400]))
-    dot = base.mark_point(color=COLORS["sae"], opacity=0.8).encode(size=size)
-    return alt.layer(
-        dot, base.mark_text(align="left", dx=9, dy=-7, fontSize=11, color=INK).encode(text="title:N")
-    ).properties(**WIDE, height=340)
+    dot = (
+        alt.Chart(data).mark_point(filled=True, opacity=0.9).encode(x=x, y=y, color=METHOD, size=size, tooltip=tooltip)
+    )
+    return dot.properties(**WIDE, height=340)
