@@ -132,9 +132,9 @@ def test_an_sae_that_does_not_fit_is_refused_with_the_nearest_fit(study, hook, m
 def test_an_sae_of_another_model_is_refused_unless_that_is_meant(study, tmp_path):
     model = boot("llama", tmp_path)
     with pytest.raises(
-        ParameterError, match=r"128 numbers .*'dm-lab'\); 'blocks.4.hook_resid_post' of .* gives 32; no com"
+        ParameterError, match=r"128 numbers .*'dm-lab'\); 'blocks.3.hook_resid_post' of .* gives 32; no com"
     ):
-        dm.decompose_sae(model, ("lab", NAME), study.contexts)
+        dm.decompose_sae(model, ("lab", "resid_3_topk_2048_l0_4"), study.contexts)
     sae = own.load_own_sae(("lab", NAME))
     sae.cfg.metadata.model_name = "gpt2-small"
     with pytest.raises(ParameterError, match=r"trained on 'gpt2-small', and the model is 'google/gemma-2-2b'.*anyway"):
@@ -268,9 +268,9 @@ def test_a_hub_id_and_a_release_are_loaded_by_the_real_loaders(tmp_path):
     assert re.search(r"\(\d+, 32\) True", done.stdout)
 
 
-@pytest.mark.parametrize(("ks", "near"), [((4,), 4), ((2, 8), 8), ((2, 4, 24, 32), 24)])
+@pytest.mark.parametrize(("ks", "near"), [((4,), 4), ((1, 8), 8), ((1, 2, 24, 32), 2)])
 def test_a_profile_reads_sites_l0_and_width_of_your_saes(tmp_path, ks, near):
-    """The lab's own L0 of 16 and width of 2048 would name SAEs that are not there."""
+    """The lab's own L0 of 4 and width of 2048 would name SAEs that are not there."""
     write_world(tmp_path, ks)
     profile = load_profile("lab", **parameters(tmp_path))
     assert profile.near_l0 == near

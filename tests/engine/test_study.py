@@ -91,8 +91,8 @@ def test_several_sites_cost_one_run_of_the_model(study, monkeypatch):
     calls = []
     run = models.activations
     monkeypatch.setattr(models, "activations", lambda *a: calls.append(a[2]) or run(*a))
-    study.collect([(4, "resid"), (4, "mlp"), (5, "att")])
-    assert calls == [["blocks.4.hook_mlp_out", "blocks.4.hook_resid_post", "blocks.5.attn.hook_z"]]
+    study.collect([(3, "resid"), (3, "mlp"), (5, "att")])
+    assert calls == [["blocks.3.hook_mlp_out", "blocks.3.hook_resid_post", "blocks.5.attn.hook_z"]]
     assert study.site(5, "att").x.shape == (24 * 191, 128)
 
 
