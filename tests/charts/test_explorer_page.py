@@ -157,7 +157,8 @@ def test_examples_and_contexts_of_the_book_fill_the_text(seen: Visit, kernel: Ke
 
 
 def test_each_shading_colours_the_tokens_and_is_explained(seen: Visit) -> None:
-    shaded = "[...document.querySelectorAll('.dmx-token')].filter(one => parseFloat(one.lastChild.style.getPropertyValue('--dmx-depth'))).length"
+    depth = "parseFloat(one.lastChild.style.getPropertyValue('--dmx-depth'))"
+    shaded = f"[...document.querySelectorAll('.dmx-token')].filter(one => {depth}).length"
     for name, words in {
         "none": "",
         "error": "error norm",
