@@ -41,7 +41,7 @@ def select(
     first, there = table.iloc[0], list(dict.fromkeys(table["method"]))
     chosen = there if methods is None else [name.strip() for name in str(methods).split(",")]
     for name in chosen:
-        require(name, there, "method")
+        require(name, there, "entry of methods")
     width = int(first["d_sae"]) if width is None else width
     widths = sorted(table["d_sae"].unique().tolist())
     if width not in widths:
