@@ -225,6 +225,7 @@ def test_a_chapter_runs_on_your_model_saes_and_text(tmp_path: Path, texts, monke
         shutil.copytree(SAES / name, tmp_path / "saes" / name)
     shutil.copytree(MODEL, tmp_path / "my-model")
     monkeypatch.setenv("DM_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(ROOT)  # the checkout that holds the working directory is the one that runs
     monkeypatch.setattr("dm_utils.book.layout.Layout.build", property(lambda _: tmp_path / "build"))
     chosen = {"model": tmp_path / "my-model", "releases": tmp_path / "saes", "dataset": texts, "n_contexts": 24}
     words = [word for name, value in chosen.items() for word in ("-p", name, str(value))]
