@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from dm_utils.maths.noise import variance
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -67,10 +69,10 @@ class Activations:
         self.x, self.gradients = x, gradients
         sample = x[:: max(1, len(x) // 200_000)].double()
         self.mean = sample.mean(0).float()
-        variance = float((sample - sample.mean(0)).square().sum(1).mean())
-        if not variance > 0:
+        spread = variance(sample)
+        if not spread > 0:
             raise ValueError("the activations do not vary (or are not finite); there is nothing to learn from them")
-        self.scale = (x.shape[1] / variance) ** 0.5
+        self.scale = (x.shape[1] / spread) ** 0.5
 
     def batches(self, size: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Endless batches from the `first` on: scaled to unit variance per dimension on average, and their gradients."""

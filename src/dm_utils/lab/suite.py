@@ -129,7 +129,7 @@ def train_sae(spec: SaeSpec, batches: ActivationBatches, recipe: SaeRecipe, devi
     from sae_lens import LoggingConfig, SAETrainer
     from sae_lens.config import SAETrainerConfig
 
-    torch.manual_seed(recipe.seed + spec.seed)
+    torch.manual_seed(batches.seed)
     sae = _new_sae(spec, batches.x.shape[1], recipe, device)
     steps = recipe.steps_of(spec)
     if spec.architecture == "topk":
@@ -248,12 +248,19 @@ def label_with(l0: float, folder: Path) -> None:
     (folder / "cfg.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
+def say_where(sae: Any, hook_name: str, layer: int, l0: float) -> None:
+    """Write into an SAE's metadata what it was trained on: the lab's model, the site, the L0 on its label."""
+    site = {"model_name": MODEL_NAME, "hook_name": hook_name, "hook_layer": layer, "near_l0": l0, "prepend_bos": True}
+    for name, value in site.items():
+        sae.cfg.metadata[name] = value
+
+
 def save_sae(sae: Any, spec: SaeSpec, folder: Path, **metadata: Any) -> None:
     """Save in SAELens' inference format (``cfg.json``, ``sae_weights.safetensors``), the weights as float16."""
     for name in set(sae.cfg.metadata.keys()) - {"sae_lens_version", "sae_lens_training_version"}:
         delattr(sae.cfg.metadata, name)
-    site = {"model_name": MODEL_NAME, "hook_name": spec.hook_name, "hook_layer": spec.layer, "near_l0": spec.l0}
-    for name, value in {**site, "prepend_bos": True, **metadata}.items():
+    say_where(sae, spec.hook_name, spec.layer, spec.l0)
+    for name, value in metadata.items():
         sae.cfg.metadata[name] = value
     if spec.architecture == "jumprelu":
         sae.fold_W_dec_norm()

@@ -70,10 +70,15 @@ class Setting:
         return some.mean(0).float() + drawn @ (vectors * values.clamp_min(0).sqrt()).T.float()
 
 
+def errors(study: Study, ref: SaeRef) -> Float[Tensor, "token d"]:
+    """SaeError(x) of every kept token, in memory."""
+    return torch.cat([(x - out).cpu() for _, x, out in study.reconstructions(ref)])
+
+
 def setting(study: Study, ref: SaeRef) -> Setting:
     """The activations and errors of an SAE's site in memory, and the affine map fitted to them."""
     site = study.site(ref.layer, ref.component)
-    error = torch.cat([(x - out).cpu() for _, x, out in study.reconstructions(ref)])
+    error = errors(study, ref)
     affine = site.design.fit_map(lambda rows, x: error[rows].to(x.device))
     return Setting(site.x, error, site.split, affine)
 
@@ -179,7 +184,7 @@ def by_rank(study: Study, ref: SaeRef) -> Ranks:
 
     def compute() -> tuple[Any, None]:
         site, p = study.site(ref.layer, ref.component), study.profile
-        error = setting(study, ref).error
+        error = errors(study, ref)
         ranked = ranked_map(site.design, lambda rows, x: error[rows].to(x.device))
         judge = ByRank(site.design, lambda rows, x: error[rows].to(x.device), ranked, p.n_bootstrap, p.seed)
         return _tables(judge, ranked.variance), None

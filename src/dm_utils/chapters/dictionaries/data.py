@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ from tqdm.auto import tqdm
 
 from dm_utils.base.files import digest_of
 from dm_utils.dictionaries.training import Activations
-from dm_utils.lab import activations, pipeline, text, weights_path
-
-CTX_LEN = pipeline.LabRecipe().model.ctx_len
+from dm_utils.lab import activations, pipeline
 
 
 def hook_of(layer: int) -> str:
@@ -28,17 +25,10 @@ def prepare(work: Path, layer: int) -> None:
 
     The text is the lab's training text: the documentation inside the installed packages, so another environment has another text.
     """
-    (work / "text").mkdir(parents=True, exist_ok=True)
-    if not (work / "model").exists():
-        shutil.copytree(weights_path() / "model", work / "model")
-    for part, documents in (("training", lambda: text.training_text(None)), ("evaluation", text.evaluation_text)):
-        if not (work / "text" / f"{part}.npy").exists():
-            contexts = text.pack(documents(), work / "model", CTX_LEN)
-            np.save(work / "text" / "half.npy", contexts)
-            os.replace(work / "text" / "half.npy", work / "text" / f"{part}.npy")
+    pipeline.adopt_model(work)
     recipe = pipeline.LabRecipe(suite=(f"resid_{layer}_topk_512_l0_16",))  # names the site, no more
-    found = [np.load(work / "text" / f"{part}.npy", mmap_mode="r") for part in ("training", "evaluation")]
-    pipeline.collect_activations(work, found[0], found[1], recipe)
+    training, held_out = pipeline.prepare_text(work, recipe)
+    pipeline.collect_activations(work, training, held_out, recipe)
 
 
 def identity(work: Path) -> str:

@@ -20,7 +20,7 @@ from dm_utils.dictionaries.methods import METHODS, Method
 from dm_utils.dictionaries.sae_tuning import TuningPlan, tune
 from dm_utils.dictionaries.training import Activations, Plan, fit
 from dm_utils.engine.study import Study
-from dm_utils.lab.suite import MODEL_NAME
+from dm_utils.lab.suite import say_where
 
 CALIBRATION_TOKENS = 16384
 
@@ -125,13 +125,6 @@ class Workshop:
         saved: Any = SAE.load_from_disk(folder, dtype="float32")
         x = data.load(self.work, "calibration", self.layer)[:CALIBRATION_TOKENS].float()
         tuned = calibrate(saved, x, run.l0)
-        for name, value in {
-            "model_name": MODEL_NAME,
-            "hook_name": data.hook_of(self.layer),
-            "hook_layer": self.layer,
-            "near_l0": run.l0,
-            "prepend_bos": True,
-        }.items():
-            saved.cfg.metadata[name] = value
+        say_where(saved, data.hook_of(self.layer), self.layer, run.l0)
         saved.save_model(folder)
         return tuned
