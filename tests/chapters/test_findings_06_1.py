@@ -17,6 +17,7 @@ def table(metric: str, *intervals: tuple[float, float]) -> pd.DataFrame:
     [
         (findings.lowers_fvu, "fvu_drop", (0.001, 0.01), (-0.01, -0.001)),
         (findings.keeps_nonlinear, "fvu_nonlinear_drop_relative", (0.01, 0.049), (0.051, 0.06)),
+        (findings.keeps_nonlinear, "fvu_nonlinear_drop_relative", (-0.049, -0.01), (-0.06, -0.051)),
         (findings.removes_linear, "linear_drop_share", (0.501, 0.6), (0.4, 0.499)),
         (lambda t: findings.by_3_to_5_percent(t, "fvu_drop"), "fvu_drop", (0.03, 0.05), (0.051, 0.06)),
     ],
@@ -27,6 +28,16 @@ def test_a_claim_is_judged_by_the_whole_interval_of_every_sae(rule, metric, hold
     assert rule(table(metric, differs, differs)) == "differs"
     assert rule(table(metric, holds, differs)) == "partly"
     assert rule(table(metric, holds, middle)) == "partly"
+
+
+def test_a_drop_is_written_as_a_fall_and_a_rise_as_a_rise():
+    assert findings.change(pd.Series([0.02, 0.04])) == "-4 to -2 %"
+    assert findings.change(pd.Series([-0.03, 0.02])) == "-2 to +3 %"
+    one = table("fvu_drop_relative", (0.01, 0.03)).join(table("fvu_nonlinear_drop_relative", (-0.05, -0.03)))
+    one = one.assign(sae_id="a", linear_drop_share=1.0)
+    shown = findings.drops(one, one, pd.Series([0.5])).iloc[0]
+    assert shown["FVU, pursuit"] == "-2.0 % [-3.0, -1.0]"
+    assert shown["FVU nonlinear, pursuit"] == "+4.0 % [+3.0, +5.0]"
 
 
 def shares(*reached: float) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -93,9 +93,9 @@ def sae_tooltip(title: str = "value") -> list[alt.Tooltip]:
     return [alt.Tooltip("text:N", title=title)] + [alt.Tooltip(name, title=text) for name, text in fields.items()]
 
 
-def width_axis(title: str = "SAE width (latents)", field: str = "d_sae") -> alt.X:
-    """Return a logarithmic axis of SAE widths, marked at powers of two."""
-    axis = alt.Axis(labelExpr="datum.value >= 1024 ? datum.value / 1024 + 'k' : datum.value", tickCount=8)
+def width_axis(title: str = "SAE width (latents)", field: str = "d_sae", ticks: int = 8) -> alt.X:
+    """Return a logarithmic axis of SAE widths, marked at powers of two: at most `ticks` of them, at least half as many."""
+    axis = alt.Axis(labelExpr="datum.value >= 1024 ? datum.value / 1024 + 'k' : datum.value", tickCount=ticks)
     return alt.X(f"{field}:Q", title=title, scale=alt.Scale(type="log", base=2, nice=False, padding=14), axis=axis)
 
 

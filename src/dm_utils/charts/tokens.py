@@ -66,7 +66,7 @@ def token_lines(
         flat = alt.Chart(pd.DataFrame({"name": [level[0]], value: [round(level[1], 4)]}))
         flat = flat.encode(y=f"{value}:Q", tooltip=["name:N", f"{value}:Q"])
         layers.append(flat.mark_rule(strokeDash=[5, 4], strokeWidth=2, color=COLORS["nonlinear"]))
-        words_of_level = flat.mark_text(align="right", dy=-8, color=COLORS["nonlinear"])
-        layers.append(words_of_level.encode(x=alt.value(636), text="name:N"))
+        words_of_level = flat.mark_text(align="right", color=COLORS["nonlinear"])
+        layers.append(words_of_level.encode(x=alt.value(640), y=alt.value(-8), text="name:N"))  # above the lines
     top = alt.layer(*layers).properties(width=640, height=240)
     return alt.vconcat(top, words, whole.add_params(brush).properties(width=640, height=55), spacing=4)

@@ -92,6 +92,6 @@ def shares_by_law(table: pd.DataFrame) -> alt.FacetChart:
     y = alt.Y("law:N", title=None, sort=list(dict.fromkeys(table["law"])), axis=alt.Axis(labelLimit=220))
     tooltip = ["law:N", "estimate:N", alt.Tooltip("text:N", title="share")]
     base = alt.Chart(shown).encode(y=y, color=color, yOffset="estimate:N", tooltip=tooltip)
-    x = alt.X("value:Q", title="rise of the estimate per unit of planted noise")
-    chart = with_interval(base, x, rule={"strokeWidth": 3}, size=80).properties(width=270, height=alt.Step(19))
+    x = alt.X("value:Q", title="rise per unit of planted noise")
+    chart = with_interval(base, x, rule={"strokeWidth": 3}, size=80).properties(width=200, height=alt.Step(19))
     return chart.facet(alt.Column("noise:N", title=None, sort="descending"))

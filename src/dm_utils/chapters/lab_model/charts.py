@@ -46,7 +46,7 @@ def over_seeds(rows: pd.DataFrame) -> alt.FacetChart:
     """Each metric against width, one point with its interval per training seed (rows of `seeds.beside`, `metric` in words)."""
     seed = alt.Color("seed:N", title="training seed", scale=alt.Scale(scheme="tableau10"))
     base = alt.Chart(rows.round(5)).encode(
-        x=width_axis(),
+        x=width_axis(ticks=5),
         xOffset="seed:N",
         color=seed,
         tooltip=["sae_id:N", "seed:N", *[alt.Tooltip(f"{end}:Q", format=".4f") for end in ("value", "low", "high")]],

@@ -386,8 +386,8 @@ SECTION_6 = [
         "abstract, §6.1",
         "Pursuit leaves FVU nonlinear almost unchanged",
         "very slight",
-        "every width: the relative decrease below 10 %",
-        below(Rows(PURSUIT, "fvu_nonlinear_drop_relative", "9a"), 0.1),
+        "every width: the relative change within 5 %, interval included",
+        wholly(Rows(PURSUIT, "fvu_nonlinear_drop_relative", "9a"), -0.05, 0.05),
         "06_1_pursuit",
     ),
     Claim(
