@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
+from careless import rounding_product
 from playwright.sync_api import Browser
 from site_browser import launch
 
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
+from dm_utils.maths import products
 from dm_utils.world.profiles import load_profile
 
 
@@ -16,6 +18,15 @@ def study(tmp_path_factory):
     """The lab on 24 contexts with a store of its own. Tests read it; one that needs other sizes, or breaks things, makes its own."""
     profile = load_profile("lab", n_contexts=24, n_bootstrap=200)
     return Study(profile, Store(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture
+def careless_product(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose low-precision products round their partial sums to bfloat16 after every 32 terms."""
+    products._accumulates.cache_clear()
+    monkeypatch.setattr(products, "product", rounding_product)
+    yield
+    products._accumulates.cache_clear()
 
 
 @pytest.fixture(scope="session")

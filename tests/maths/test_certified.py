@@ -134,7 +134,7 @@ def test_a_massive_dimension_keeps_the_support(caplog: pytest.LogCaptureFixture)
 
 
 def test_where_nearly_all_are_active_the_product_is_dense_and_that_is_said_once(caplog: pytest.LogCaptureFixture):
-    certified._say.cache_clear()
+    certified.say_once.cache_clear()
     x, encoder = problem(10)
     activation = Activation(-1e6)
     for _ in range(2):
@@ -146,7 +146,7 @@ def test_where_nearly_all_are_active_the_product_is_dense_and_that_is_said_once(
 
 @pytest.mark.parametrize("where", ["x", "weights"])
 def test_numbers_that_could_overflow_are_encoded_densely(where: str, caplog: pytest.LogCaptureFixture):
-    certified._say.cache_clear()
+    certified.say_once.cache_clear()
     x, encoder = problem(2)
     if where == "x":
         x *= 2.0**40
@@ -192,6 +192,7 @@ def test_auto_times_both_once_and_takes_the_faster(monkeypatch: pytest.MonkeyPat
     x, encoder = problem(2, n_token=1024)
     activation, asked = Activation.topk(8), []
     monkeypatch.setattr(certified, "_faster", {})
+    monkeypatch.setattr(certified, "emulated", lambda *size: False)
 
     def seconds(few, encoder, activation, precision):
         asked.append((len(few), precision))
@@ -208,6 +209,24 @@ def test_auto_times_both_once_and_takes_the_faster(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(certified, "_faster", {})
     monkeypatch.setattr(certified, "_seconds", lambda *a: {"float32": 2.0, "bfloat16": 3.0}[a[-1]])
     assert certified_codes(x, encoder, activation).candidates == 0
+
+
+def test_auto_times_nothing_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch):
+    x, encoder = problem(2, n_token=1024)
+    monkeypatch.setattr(certified, "_faster", {})
+    monkeypatch.setattr(certified, "emulated", lambda *size: True)
+    monkeypatch.setattr(certified, "_seconds", lambda *run: pytest.fail("timed"))
+    assert certified_codes(x, encoder, Activation.topk(8)).candidates == 0
+
+
+def test_where_products_do_not_accumulate_codes_are_dense_and_that_is_said(
+    careless_product: None, caplog: pytest.LogCaptureFixture
+):
+    certified.say_once.cache_clear()
+    x, encoder = problem(2)
+    code = certified_codes(x, encoder, Activation.topk(8), "bfloat16")
+    torch.testing.assert_close(dense(code, 600), dense(float_codes(x, encoder, Activation.topk(8)), 600))
+    assert code.candidates == 0 and "products in bfloat16 do not keep their partial sums here" in caplog.text
 
 
 def test_listed_products_are_the_same_in_either_order(monkeypatch: pytest.MonkeyPatch):

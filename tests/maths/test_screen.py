@@ -3,9 +3,14 @@
 import pytest
 import torch
 
+from dm_utils.maths.products import accumulates
 from dm_utils.maths.screen import Screen
 
-DTYPES = [torch.bfloat16, torch.float32, torch.int8]
+SATURATES = not accumulates(torch.int8, torch.device("cpu"), 133, 300)
+saturating = pytest.mark.skipif(
+    SATURATES, reason="int8 products saturate on this processor: refused, see test_products"
+)
+DTYPES = [torch.bfloat16, torch.float32, pytest.param(torch.int8, marks=saturating)]
 KINDS = ["plain", "massive", "zeros", "duplicates", "scales", "tiny", "subnormal", "sparse", "rounding"]
 
 
@@ -57,7 +62,7 @@ def test_the_bound_is_never_violated(dtype: torch.dtype, first: int):
     for seed in range(first, first + 40):
         y, weights, beta, scale = hard_case(seed)
         screen, exact = Screen.of(weights, beta, scale, dtype), margins(y, weights, beta, scale)
-        assert screen.applies
+        assert screen.refusal is None
         upper, less = bounds(screen, y, len(beta))
         assert (upper[exact > 0] >= 0).all(), f"seed {seed}: an active latent is screened out"
         eps = torch.finfo(torch.float32 if dtype == torch.int8 else dtype).eps
@@ -126,5 +131,5 @@ def test_too_many_in_question_are_refused():
 
 def test_weights_that_could_overflow_are_refused():
     zero = torch.zeros(4, dtype=torch.float64)
-    assert not Screen.of(torch.full((8, 4), 2.0**100), zero, None, torch.bfloat16).applies
-    assert not Screen.of(torch.ones(8, 4), zero - 2.0**40, None, torch.bfloat16).applies
+    assert "2^30" in str(Screen.of(torch.full((8, 4), 2.0**100), zero, None, torch.bfloat16).refusal)
+    assert "2^30" in str(Screen.of(torch.ones(8, 4), zero - 2.0**40, None, torch.bfloat16).refusal)

@@ -3,10 +3,15 @@
 import pytest
 import torch
 
-from dm_utils.maths import selection
+from dm_utils.maths import certified, selection
+from dm_utils.maths.products import accumulates
 from dm_utils.maths.selection import Selector
 
-SCREENS = [torch.bfloat16, torch.int8]
+SATURATES = not accumulates(torch.int8, torch.device("cpu"), 96, 2048)
+saturating = pytest.mark.skipif(
+    SATURATES, reason="int8 products saturate on this processor: refused, see test_products"
+)
+SCREENS = [torch.bfloat16, pytest.param(torch.int8, marks=saturating)]
 
 
 def residuals(seed: int, d: int = 96, n_atom: int = 2048, n_token: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,6 +70,18 @@ def test_too_many_in_question_are_read_densely():
     selector = Selector(units, torch.bfloat16)
     assert selector._screened(r, none, torch.bfloat16) is None
     assert (selector.select(r, none)[1] < 256).all()
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.int8])
+def test_where_products_do_not_accumulate_atoms_are_selected_densely(
+    careless_product: None, caplog: pytest.LogCaptureFixture, precision: torch.dtype
+):
+    certified.say_once.cache_clear()
+    r, units = residuals(3)
+    none = torch.zeros(len(r), 0, dtype=torch.int64)
+    found, dense = Selector(units, precision).select(r, none), Selector(units, None).select(r, none)
+    assert all(torch.equal(a, b) for a, b in zip(found, dense, strict=True))
+    assert "do not keep their partial sums here: atoms are selected by a dense product" in caplog.text
 
 
 def test_few_residuals_and_float64_are_read_densely(monkeypatch: pytest.MonkeyPatch):

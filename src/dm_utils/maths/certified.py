@@ -13,11 +13,10 @@ A product in low precision bounds every pre-activation (`screen`); what the boun
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from dm_utils.maths.codes import Active, Codes
 from dm_utils.maths.encoder import Activation, Encoder, dense_active, float_codes, gathered
+from dm_utils.maths.products import emulated, exact_products
 from dm_utils.maths.screen import LARGEST, Screen
 
 log = logging.getLogger("dm_utils")
@@ -64,7 +64,8 @@ def certified_codes(
     -------
     Codes
         The support of a float64 reference (see the module), values within float32 rounding, `ties` counted. A block with
-        too many candidates, or with numbers above 2³⁰, is encoded densely in float32, which is said once.
+        too many candidates, or with numbers above 2³⁰, is encoded densely in float32, and so is every block on a machine
+        whose products do not accumulate as the bound assumes (`products`); that is said once.
 
     Raises
     ------
@@ -106,12 +107,13 @@ def screen_of(encoder: Encoder, activation: Activation) -> Screen:
 
 def _rechecked(y: Tensor, encoder: Encoder, activation: Activation, screen: Screen) -> Candidates | None:
     """The candidates of one block with their float32 pre-activations; None where it must be read densely."""
-    if not screen.applies or (len(y) and y.abs().max() > LARGEST):
-        _say("numbers above 2^30: codes from a dense float32 product")
+    refusal = screen.refusal or ("numbers above 2^30" if len(y) and y.abs().max() > LARGEST else None)
+    if refusal:
+        say_once(f"{refusal}: codes from a dense float32 product")
         return None
     found = screen.candidates(y, activation.k, int(DENSE_SHARE * screen.matrix.shape[1] * len(y)) + 64)
     if found is None:
-        _say("too many latents in question: codes from a dense float32 product")
+        say_once("too many latents in question: codes from a dense float32 product")
         return None
     return Candidates(*found, _affine(listed_products(y, encoder.rows, *found), found[1], encoder))
 
@@ -239,11 +241,11 @@ _faster: dict[tuple[object, ...], Precision] = {}
 def faster(x: Float[Tensor, "token d"], encoder: Encoder, activation: Activation) -> Precision:
     """Time both ways once per device, size, k and number of threads, on the first tokens given; say which it is.
 
-    Fewer than `PROBE` tokens are encoded in float32 and decide nothing.
+    Fewer than `PROBE` tokens are encoded in float32 and decide nothing; where bfloat16 is emulated, nothing is timed.
     """
     key = (x.device, *encoder.W_enc.shape, activation.k, torch.get_num_threads())
     if key not in _faster:
-        if len(x) < PROBE:
+        if len(x) < PROBE or emulated(torch.bfloat16, x.device, *encoder.W_enc.shape):
             return "float32"
         few = x[:PROBE]
         dense = min(_seconds(few, encoder, activation, "float32") for _ in range(4))
@@ -267,23 +269,6 @@ def processor_clock(device: torch.device) -> Callable[[], float]:
     return time.process_time if device.type == "cpu" else time.perf_counter
 
 
-@contextlib.contextmanager
-def exact_products(device: torch.device) -> Iterator[None]:
-    """Have products accumulate in float32 and read all of a float32, as the bounds assume; leaves the settings as found."""
-    if device.type != "cuda":
-        yield
-        return
-    matmul, precision = torch.backends.cuda.matmul, torch.get_float32_matmul_precision()
-    reduced = matmul.allow_bf16_reduced_precision_reduction
-    matmul.allow_bf16_reduced_precision_reduction = False
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        matmul.allow_bf16_reduced_precision_reduction = reduced
-        torch.set_float32_matmul_precision(precision)
-
-
 @cache
-def _say(message: str) -> None:
+def say_once(message: str) -> None:
     log.warning(message)

@@ -7,7 +7,8 @@ latent's threshold. Hats are low-precision copies, :math:`\delta y = \hat y - y`
 1. *Residuals.* :math:`\hat y\cdot\hat v - y\cdot v = \delta y\cdot v + \hat y\cdot\delta v`, so by Cauchy and Schwarz it
    is at most :math:`\|\delta y\|\|v\| + \|\hat y\|\|\delta v\|` in size.
 2. *Accumulation.* A sum of K products in float32, in any order, is within γ Σ|terms| of the exact one, γ = (K + 8) u,
-   and :math:`\sum_i |\hat y_i \hat v_i| \le \|\hat y\|\|\hat v\|`.
+   and :math:`\sum_i |\hat y_i \hat v_i| \le \|\hat y\|\|\hat v\|`. That the machine's product does sum in float32 (and int8 in
+   int32, without saturation) is a condition, not a fact: `products` asks it, and a screen where it fails is refused.
 3. *In the product itself.* Five more columns carry the bound: with A ≥ ‖δy‖, C ≥ ‖ŷ‖, N ≥ (1 + 4γ)‖v‖ and
    M ≥ (1 + 4γ)(‖δv‖ + 2γ‖v̂‖), all rounded up, and β in three parts whose last is rounded up by 4γ|β|, one product gives
    P = ŷ·v̂ + AN + CM + β. By 1 and 2, as computed, P ≥ z − θ: **P is an upper bound of the margin.**
@@ -18,16 +19,19 @@ latent's threshold. Hats are low-precision copies, :math:`\delta y = \hat y - y`
    the k-th largest z is at least τ = t (1 − eps) − 2 max_j(AN + CM + slack), and no latent with P < τ is among them.
 
 An int8 screen scales each token and latent to 127 and sums exactly in int32; 1 to 6 hold with its residuals.
-Numbers above 2³⁰ in size are refused (`applies`), so that nothing overflows; the slack 2⁻⁸⁰ covers flushed denormals.
+Numbers above 2³⁰ in size are refused (`refusal`), so that nothing overflows; the slack 2⁻⁸⁰ covers flushed denormals.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from dm_utils.maths import products
 
 LARGEST_GROUP = 32  # latents at most whose largest bound is looked at first
 GROUPS, GROUPS_PER_ACTIVE = (
@@ -99,10 +103,14 @@ class Screen:
         rounded = sum(part.double() for part in parts) - padded
         return cls(matrix, extra.float(), float(rounded[:n].max()), n, group, unit)
 
-    @property
-    def applies(self) -> bool:
-        """Whether no weight is so large that a product could overflow."""
-        return bool(self.extra[:, : self.n_latent].abs().max() <= LARGEST)
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why the bound does not hold here: weights so large that a product could overflow, or 2 fails on this machine."""
+        if not self.extra[:, : self.n_latent].abs().max() <= LARGEST:
+            return "numbers above 2^30"
+        if not products.accumulates(self.matrix.dtype, self.matrix.device, *self.matrix.shape):
+            return f"products in {str(self.matrix.dtype).removeprefix('torch.')} do not keep their partial sums here"
+        return None
 
     def upper(
         self, y: Float[Tensor, "token d"]
@@ -120,10 +128,10 @@ class Screen:
         size = (torch.linalg.vector_norm(y, dim=1) + lost) * gamma
         extra = torch.stack([_up(lost * gamma, kept), _up(size, kept), *[torch.ones_like(y[:, 0], dtype=kept)] * 3], 1)
         if unit is None or step is None:
-            bound = torch.cat([near, extra], 1) @ self.matrix
+            bound = products.product(torch.cat([near, extra], 1), self.matrix)
         else:
             extra /= step
-            bound = torch._int_mm(near.to(torch.int8), self.matrix) * unit
+            bound = products.product(near.to(torch.int8), self.matrix) * unit
             bound.addmm_(extra * (1 + 2.0**-20), self.extra)
         largest = self.extra[:2, : self.n_latent].amax(1)
         less = 2.02 * (extra[:, :2].float() @ largest + self.slack * extra[:, 2].float())

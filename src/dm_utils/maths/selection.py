@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dm_utils.maths.certified import exact_products, listed_products, processor_clock
+from dm_utils.maths.certified import listed_products, processor_clock, say_once
+from dm_utils.maths.products import emulated, exact_products
 from dm_utils.maths.screen import LARGEST, Screen
 
 log = logging.getLogger("dm_utils")
@@ -68,7 +69,10 @@ class Selector:
         if dtype not in self._screens:
             zero = torch.zeros(len(self.units), dtype=torch.float64, device=r.device)
             self._screens[dtype] = Screen.of(self.units.T, zero, None, dtype, k=1)
-        if not r.abs().max() <= LARGEST:
+        refusal = self._screens[dtype].refusal
+        if refusal:
+            say_once(f"{refusal}: atoms are selected by a dense product")
+        if refusal or not r.abs().max() <= LARGEST:
             return None
         found = self._screens[dtype].candidates(r, 1, int(MOST * len(self.units) * len(r)) + 64, chosen)
         if found is None:
@@ -95,7 +99,8 @@ class Selector:
         if key not in _fastest:
             if len(r) < PROBE:
                 return None
-            choices = (None, torch.bfloat16, torch.int8)
+            native = [t for t in (torch.bfloat16, torch.int8) if not emulated(t, r.device, *self.units.T.shape)]
+            choices = (None, *native)
             taken = {choice: self._seconds(r[:PROBE], chosen[:PROBE], choice) for choice in choices}
             _fastest[key] = min(taken, key=taken.__getitem__)
             said = ", ".join(f"{choice or 'dense'} {1e3 * seconds:.0f} ms" for choice, seconds in taken.items())
