@@ -199,6 +199,15 @@ def test_sparse_features_are_found_by_every_test(plants):
     assert features.low > findings.one(some, measures.KURTOSIS, case=components.RANDOM).high
 
 
+def test_fvu_is_about_the_held_out_mean(plants):
+    cloud = planted.clouds()[SPARSE]
+    fit, out = cloud.v[cloud.split.fit], cloud.v[~cloud.split.fit]
+    left = coding.left_over(out - fit.mean(0), cloud.dictionary, ACTIVE).sum()
+    exact = float(left / (out - out.mean(0)).double().square().sum())
+    found = findings.one(of(plants, SPARSE), measures.CODING, case=coding.OWN)
+    assert found.value == pytest.approx(exact, rel=1e-5)
+
+
 @pytest.mark.parametrize("name", [NOISE, LOUD])
 def test_noise_has_none_however_loud_it_is_at_times(plants, name):
     assert True not in findings.structure(of(plants, name))

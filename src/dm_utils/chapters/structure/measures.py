@@ -117,17 +117,17 @@ def _kurtosis(v: Tensor, cloud: Cloud, sizes: Sizes, seed: int) -> Iterator[Row]
 def _coding(cloud: Cloud, l0s: Sequence[int], sizes: Sizes, n_bootstrap: int, seed: int) -> Iterator[Row]:
     """FVU at each L0 of the cloud and of its Gaussian twin, each with a dictionary of its own, and what the cloud saves."""
     split, found = cloud.split, kinds(cloud.v, cloud.split.fit, seed)
-    sums = HeldOutSums(everything := geometry.everything(split.group[~split.fit]))
-    rows = slice(0, len(everything.fit))
+    columns: dict[str, Tensor] = {}
     own = {} if cloud.dictionary is None else {OWN: cloud.dictionary}
     cases = [(LEARNED, l0) for l0 in l0s] + [(case, cloud.own_l0) for case in own]
     for kind in (ITSELF, GAUSSIAN):
         mean = found[kind][split.fit].mean(0)
         fit, out = found[kind][split.fit] - mean, found[kind][~split.fit] - mean
         dictionaries = own | {LEARNED: learned_dictionary(fit, sizes.atoms, seed)}
-        sums.add(rows, **{f"{kind} x": out, f"{kind} x2": out.double().square().sum(1)})
-        for case, l0 in cases:
-            sums.add(rows, **{f"{kind} {case} {l0}": left_over(out, dictionaries[case], l0)})
+        columns |= {f"{kind} x": out, f"{kind} x2": out.double().square().sum(1)}
+        columns |= {f"{kind} {case} {l0}": left_over(out, dictionaries[case], l0) for case, l0 in cases}
+    sums = HeldOutSums(geometry.everything(split.group[~split.fit]))
+    sums.add(slice(0, len(out)), **columns)
     resampled = Bootstrap(sums.totals, n_bootstrap, seed)
     for case, l0 in cases:
         for kind in (ITSELF, GAUSSIAN):
