@@ -1,6 +1,6 @@
-// A table that does not fit its column takes the margin, then closer cells. Where there is no margin, each of its rows becomes a card.
+// A table that does not fit its column takes the margin, then closer cells, then smaller letters. Where there is no margin, each of its rows becomes a card.
 const MARGIN = 1200; // px: from this width on, the theme has one
-const steps = () => (innerWidth < MARGIN ? ["dm-tight", "dm-cards"] : ["full-width", "dm-tight"]);
+const steps = () => (innerWidth < MARGIN ? ["dm-tight", "dm-cards"] : ["full-width", "dm-tight", "dm-small"]);
 const INTERVAL = /^[-−\d.,e]+ \[[-−\d.,e]+, [-−\d.,e]+\]$/;
 const tables = [...document.querySelectorAll(".bd-article table:not(.highlighttable)")];
 
@@ -22,7 +22,7 @@ for (const table of tables) {
 
 function fit(table) {
   const frame = table.closest(".dm-table, .dm-frame");
-  frame.classList.remove("full-width", "dm-tight", "dm-cards");
+  frame.classList.remove("full-width", "dm-tight", "dm-small", "dm-cards");
   for (const step of steps()) {
     if (table.offsetWidth <= frame.clientWidth + 1) break;
     frame.classList.add(step);

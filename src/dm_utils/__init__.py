@@ -50,6 +50,8 @@ __all__ = [*sorted(_HOME | _MODULES), "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if _HOME.get(name, "").startswith("engine."):
+        import_module("dm_utils.dictionaries")  # so that SAELens can load what only this package knows
     if name in _HOME:
         return getattr(import_module(f"dm_utils.{_HOME[name]}"), name)
     if name in _MODULES:

@@ -14,6 +14,7 @@ from demo import ROOT, make_checkout
 from playwright.sync_api import Browser, Page
 from site_browser import Visit, channels, find_browser, painted, serve, visit
 
+from dm_utils.base.words import visible
 from dm_utils.book.build import execute_chapters
 from dm_utils.book.chapter import COLUMNS
 from dm_utils.book.site import build_site
@@ -97,7 +98,7 @@ def test_hostile_tokens_are_text_everywhere(demo: Visit) -> None:
     sentence = demo.page.locator("p:has-text('Computed:')").text_content()
     for token in hostile_tokens():
         assert token in cells
-        assert " ".join(token.split()) in " ".join(sentence.split())
+        assert " ".join(visible(token).split()) in " ".join(sentence.split())
         assert token.replace("\t", "⇥") in strip
         assert token.replace(" ", "\xa0") in options  # ipywidgets shows spaces so
     assert hostile_tokens()[0] in demo.page.locator("p.dm-caption").all_inner_texts()[-1]
@@ -286,6 +287,55 @@ def test_every_page_of_the_book_is_clean(browser: Browser, book: str, path: str)
         assert seen.weight(book, BOOK) <= FIRST_VIEW
         for link in seen.page.locator(".dm-download a").evaluate_all("links => links.map(a => a.href)"):
             assert seen.page.request.get(link).ok, link
+
+
+@pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test its explorer")
+def test_the_explorer_of_the_book_computes_what_is_typed(browser: Browser, book: str) -> None:
+    with visit(browser, book, "notebooks/explorer.html") as seen:
+        page = seen.page
+        page.locator(".dmx textarea").click()
+        page.keyboard.press("Control+a")
+        page.keyboard.type("<b>nobody</b>")
+        tokens = (
+            "[...document.querySelectorAll('.dmx-token .dmx-word')].slice(1).map(word => word.textContent).join('')"
+        )
+        page.wait_for_function(f"{tokens} === '<b>nobody</b>' && !document.querySelector('.dmx[aria-busy]')")
+        assert page.locator(".dmx b b, .dmx-tokens b").count() == 0
+        seen.assert_clean()
+
+
+@pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test its pictures on every width")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 768, 1440])
+@pytest.mark.parametrize("name", ["intro", "explorer", "scoreboard", "04_3_dark_matter", "06_1_pursuit", "B_modelling"])
+def test_the_books_pages_fit_every_width(browser: Browser, book: str, name: str, width: int, scheme: str) -> None:
+    with visit(browser, book, f"notebooks/{name}.html", width=width, scheme=scheme) as seen:
+        seen.assert_clean()
+
+
+@pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test where its first picture leads")
+def test_a_token_of_the_first_page_leads_to_the_explorer_of_the_book(browser: Browser, book: str) -> None:
+    with visit(browser, book, "notebooks/intro.html") as seen:
+        seen.page.locator(".dmx-token").nth(3).click()
+        seen.page.wait_for_url("**/notebooks/explorer.html#explore&*position=3*")
+        seen.page.wait_for_function("document.querySelector('.dmx-panel h4')?.textContent.startsWith('Token 3 ')")
+        seen.assert_clean()
+
+
+CODE_OF = {  # a mark in a page: the script that it needs
+    'class="dm-chart"': "dm/charts.js",
+    'class="dm-explorer"': "dm/explorer/page.js",
+    "widget-view+json": "dm/widgets/widgets.js",
+    'class="dm-widget': "dm/widgets/widgets.js",
+}
+
+
+@pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test what its pages load")
+@pytest.mark.parametrize("path", PAGES or [""])
+def test_a_page_loads_the_code_of_what_it_shows_and_no_other(path: str) -> None:
+    text = (BOOK / path).read_text()
+    wanted = {script for mark, script in CODE_OF.items() if mark in text}
+    assert {script for script in CODE_OF.values() if script in text} == wanted
 
 
 @pytest.mark.skipif(not PAGES, reason="no built book: run `make book` first to test its entrance")

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from dm_utils.base.words import escape, interval, label, number
+from dm_utils.base.words import escape, interval, label, number, visible
 from dm_utils.book.display import show_table, table_html
 
 
@@ -46,8 +46,8 @@ def test_tables_escape_cells_headings_and_captions() -> None:
 
 def test_escaped_text_holds_nothing_that_html_or_markdown_could_read() -> None:
     nasty = "```{raw} html\n<b>[x](javascript:1)$y$</b>*z*_w_\\(q\\)"
-    text = escape(nasty)
-    assert html.unescape(text) == nasty
+    text = escape(nasty).replace('<span class="mathjax_ignore">', "").replace("</span>", "")
+    assert html.unescape(text) == visible(nasty) == nasty.replace("\n", "\\n")
     assert not set(text) & set("<>[]()`{}$*_\\|~!\"'")
 
 

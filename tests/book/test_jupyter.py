@@ -1,4 +1,4 @@
-"""A chapter in a real JupyterLab that can reach no other host: every chart drawn, the widget live, nothing lost on reopening."""
+"""Chapters in a real JupyterLab that can reach no other host: every chart drawn, widgets live, nothing lost on reopening."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from demo import ROOT
 from playwright.sync_api import Browser, Page
 from site_browser import find_browser, watch
 
-CHAPTER = "04_4_per_token.ipynb"
-CHARTS = 2
+CHAPTER, EXPLORER = "04_4_per_token.ipynb", "explorer.ipynb"
+CHARTS = {CHAPTER: 2, EXPLORER: 1}
 FINISHED = r"/\[\d+\]/.test([...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].at(-1)?.textContent)"
-DRAWN = f"document.querySelectorAll('.dm-chart[data-drawn] svg.marks').length === {CHARTS}"
+DRAWN = "count => document.querySelectorAll('.dm-chart[data-drawn] svg.marks').length === count"
 
 
 def free_port() -> int:
@@ -41,15 +41,16 @@ def command(folder: Path, port: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a JupyterLab, with settings of its own, that holds one chapter at a size that runs in seconds."""
+    """The address of a JupyterLab, with settings of its own, that holds the chapters at a size that runs in seconds."""
     find_browser()
     pytest.importorskip("jupyterlab", reason="no JupyterLab here: `make test` installs it")
     folder = tmp_path_factory.mktemp("jupyter")
     chapters = folder / "chapters"
     chapters.mkdir()
-    source = (ROOT / "notebooks" / CHAPTER).read_text()
-    assert source.count("n_contexts = None") == 1
-    (chapters / CHAPTER).write_text(source.replace("n_contexts = None", "n_contexts = 24"))
+    for name in CHARTS:
+        source = (ROOT / "notebooks" / name).read_text()
+        assert source.count("n_contexts = None") == 1
+        (chapters / name).write_text(source.replace("n_contexts = None", "n_contexts = 24"))
     places = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "DM_STORE", "DM_TABLES")}
     port = free_port()
     address = f"http://127.0.0.1:{port}/"
@@ -65,10 +66,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.rmtree(chapters)
 
 
-def open_chapter(page: Page, address: str) -> None:
-    """Open the chapter and wait until its first cells are there."""
-    page.goto(f"{address}lab/tree/{CHAPTER}?reset")
+def open_chapter(page: Page, address: str, name: str = CHAPTER) -> None:
+    """Open a chapter and wait until its first cells are there."""
+    page.goto(f"{address}lab/tree/{name}?reset")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+
+
+def run_all(page: Page) -> None:
+    """Run every cell, as a reader does, and wait for the last."""
+    page.get_by_text("| Idle").wait_for()  # the kernel, in the status bar
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.wait_for_function(FINISHED)
 
 
 def walk(page: Page) -> None:
@@ -89,15 +98,14 @@ def test_a_chapter_is_drawn_and_live_in_jupyterlab_without_a_network(browser: Br
     with watch(browser, lab) as seen:
         page = seen.page
         open_chapter(page, lab)
-        page.get_by_text("| Idle").wait_for()  # the kernel, in the status bar
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.wait_for_function(FINISHED)
+        run_all(page)
         walk(page)
-        page.wait_for_function(DRAWN)
+        page.wait_for_function(DRAWN, arg=CHARTS[CHAPTER])
         page.locator(".dm-strip-tokens").focus()
         page.keyboard.press("ArrowRight")
         assert "token 2:" in page.locator(".dm-strip-detail").inner_text()
+        page.keyboard.press("ArrowDown")
+        assert "token 12:" in page.locator(".dm-strip-detail").inner_text(), "JupyterLab leaves the key to the widget"
         ink = page.locator(".dm-chart svg .role-axis-label text").first
         light = ink.evaluate("text => getComputedStyle(text).fill")
         page.evaluate(
@@ -117,5 +125,28 @@ def test_a_saved_chapter_shows_its_charts_when_it_is_opened_again(browser: Brows
     with watch(browser, lab) as seen:
         open_chapter(seen.page, lab)
         walk(seen.page)
-        seen.page.wait_for_function(DRAWN)
+        seen.page.wait_for_function(DRAWN, arg=CHARTS[CHAPTER])
         assert not seen.outside
+
+
+def test_the_explorer_is_answered_by_the_kernel_in_jupyterlab_without_a_network(browser: Browser, lab: str) -> None:
+    with watch(browser, lab) as seen:
+        page = seen.page
+        open_chapter(page, lab, EXPLORER)
+        run_all(page)
+        walk(page)
+        page.wait_for_function(DRAWN, arg=CHARTS[EXPLORER])
+        page.locator(".dmx textarea").click()
+        page.keyboard.press("Control+a")
+        page.keyboard.type("a bad day")  # letters that are shortcuts of JupyterLab
+        tokens = "[...document.querySelectorAll('.dmx-token .dmx-word')].slice(1).map(word => word.textContent.trim()).join('')"
+        page.wait_for_function(f"{tokens} === 'abadday' && !document.querySelector('.dmx[aria-busy]')")
+        assert "stays nonlinear: dark matter" in page.inner_text(".dmx-message")
+        page.locator(".dmx-tokens").focus()
+        for key in ("Home", "ArrowRight", "ArrowRight"):
+            page.keyboard.press(key)
+        page.wait_for_function("document.querySelector('.dmx-panel h4').textContent.startsWith('Token 2 ')")
+        page.get_by_role("button", name="x itself").click()
+        page.wait_for_function("document.querySelector('.dmx-panel .dmx-said').textContent.includes('100 % nonlinear')")
+        assert not seen.outside
+        assert not seen.errors

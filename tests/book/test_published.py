@@ -29,17 +29,17 @@ METRICS = ["fvu", "r2_error_norm", "r2_error_vector"]
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """Real results of two small profiles, as a chapter writes them: the lab's middle layer, and the layer before."""
+    """Real results of two small profiles, as a chapter writes them: the lab's own layer, and an earlier one."""
     root = tmp_path_factory.mktemp("machines")
     store, found = Store(root / "store"), {}
     with pytest.MonkeyPatch.context() as patch:
-        for name, layer in (("lab", 3), ("lab-layer-2", 2)):
+        for name, layer in (("lab", 4), ("lab-layer-2", 2)):
             found[name] = root / name / "tables"
             patch.setenv("DM_TABLES", str(found[name]))
             chapter = Chapter("04_1_error_norms", {"profile": "lab"})
             chapter.profile = load_profile("lab").with_overrides(name=name, layer=layer, n_contexts=16, n_bootstrap=200)
             study = Study(chapter.profile, store)
-            study.collect([(2, "resid"), (3, "resid")])  # one run of the model serves both
+            study.collect([(2, "resid"), (4, "resid")])  # one run of the model serves both
             table = study.measure(study.saes(near_l0=16, architecture="topk")[:2])
             said = {"r2_error_norm": "s4.1.r2_error_norm", "r2_error_vector": "s4.2.r2_error_vector"}
             chapter.record_table(table, METRICS, figure="2", paper=said)

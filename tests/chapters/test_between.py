@@ -121,12 +121,12 @@ def test_neighbours_are_the_sites_of_the_identity_in_both_readings(study):
     assert not lacking
     sites = {(n.ref.component, n.ref.layer): n.reading for n in found}
     assert sites == {
+        ("resid", 4): "both",
         ("resid", 3): "both",
-        ("resid", 2): "both",
-        ("mlp", 2): "the layer before",
-        ("att", 2): "the layer before",
-        ("mlp", 3): "the same layer",
-        ("att", 3): "the same layer",
+        ("mlp", 3): "the layer before",
+        ("att", 3): "the layer before",
+        ("mlp", 4): "the same layer",
+        ("att", 4): "the same layer",
     }
     with pytest.raises(ParameterError, match=r"Eq\. 16 needs a residual stream after layer 0"):
         between.neighbours(study, study.sae(layer=0))

@@ -7,6 +7,7 @@ import pytest
 
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
 from dm_utils.chapters.s04_1_error_norms import findings
+from dm_utils.engine.token_identity import BEYOND, TOKEN, TOKENS, X
 
 EVERY, PLATEAU = SimpleNamespace(low=0.7, high=0.95), SimpleNamespace(low=0.8, high=0.95)
 
@@ -95,3 +96,26 @@ def test_the_middle_half_of_the_layers():
 @pytest.mark.parametrize(("numbers", "words"), [([3], "layer 3"), ([0, 2], "layers 0 and 2")])
 def test_layers_in_words(numbers, words):
     assert findings.layers_in_words(numbers) == words
+
+
+def predicted(x, token, adds):
+    """Two layers: R² from x, from the token (and three tokens, 0.1 more), and what x adds beyond either."""
+    r2 = {X: x, TOKEN: token, TOKENS: [value + 0.1 for value in token], **{key: [0.9, 0.9] for key in BEYOND.values()}}
+    parts = [
+        with_ends(pd.DataFrame({"predictor": [name] * 2, "layer": [0, 1]}), "r2_norm", v) for name, v in r2.items()
+    ]
+    return with_ends(pd.concat(parts, ignore_index=True), "beyond_norm", [adds] * 10)
+
+
+def test_beyond_tokens_counts_the_layers_where_each_wins_with_intervals_apart():
+    said = findings.beyond_tokens(predicted([0.5, 0.8], [0.521, 0.7], adds=0.3))
+    assert (
+        "the mean of the token explains $R^2$ = 0.52 to 0.70 over 2 layers, at layer 0 more than the activation" in said
+    )
+    assert "explains 0.30, more than nothing at all of the layers" in said
+    assert "the mean of the token explains $R^2$ = 0.52 to 0.70 over 2 layers, at no layer" in findings.beyond_tokens(
+        predicted([0.502, 0.8], [0.521, 0.7], adds=0.3)
+    )
+    assert "more than nothing at none of the layers" in findings.beyond_tokens(
+        predicted([0.5, 0.8], [0.5, 0.7], adds=0.009)
+    )

@@ -6,6 +6,7 @@ import pandas as pd
 
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
 from dm_utils.chapters.s04_2_error_vectors import findings
+from dm_utils.engine.token_identity import BEYOND, PREDICTORS, TOKENS
 
 EVERY = SimpleNamespace(low=0.15, high=0.72)
 
@@ -66,3 +67,19 @@ def test_sentences_read_the_table():
     said = findings.by_dimension(dimensions, "one")
     assert "dimensions is 0.300 and the weighted value 0.250" in said
     assert "(number 0) holds 75.0 % of it, 1.5 times" in said
+
+
+def predicted(adds, half_width=0.01):
+    """One SAE whose error vector x predicts with R² 0.1, and beyond each table `adds` of what it leaves."""
+    table = pd.DataFrame({"predictor": PREDICTORS, "sae_id": "one", "r2_vector": [0.1, 0.2, 0.3, 0.4, 0.5]})
+    table["beyond_vector"] = [adds if name in BEYOND.values() else float("nan") for name in PREDICTORS]
+    for name in ("r2_vector", "beyond_vector"):
+        table[f"{name}_low"], table[f"{name}_high"] = table[name] - half_width, table[name] + half_width
+    return table
+
+
+def test_the_map_is_more_than_tokens_where_x_explains_what_three_tokens_leave():
+    said = findings.beyond_tokens(predicted(0.011))
+    assert f"the two before it {0.4:.3f}" in said and "is more than which tokens these are" in said
+    assert "which may be nothing" in findings.beyond_tokens(predicted(0.009))
+    assert BEYOND[TOKENS] in PREDICTORS

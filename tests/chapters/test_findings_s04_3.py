@@ -7,6 +7,7 @@ import pandas as pd
 
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
 from dm_utils.chapters.s04_3_dark_matter import findings
+from dm_utils.engine.token_identity import BEYOND, X
 from dm_utils.maths.resampling import Estimate
 
 
@@ -77,3 +78,23 @@ def test_the_headline_of_figure_1_is_about_the_widest_sae():
     table = pd.DataFrame({"d_sae": [512, 8192], "fvu": [0.3, 0.2], "fvu_nonlinear": [0.2, 0.15]})
     said = findings.headlines({16.0: table})
     assert said == {16.0: "L0 near 16, 8,192 latents: 20.0 % unexplained, 75 % of that nonlinear"}
+
+
+def predicted(taken, half_width=0.01):
+    """One SAE with FVU nonlinear 0.1, of which both tables take a share."""
+    rows = [{"predictor": X, "sae_id": "one", "fvu": 0.1, "of_nonlinear": float("nan")}]
+    rows += [
+        {"predictor": both, "sae_id": "one", "fvu": 0.1 * (1 - taken), "of_nonlinear": taken}
+        for both in BEYOND.values()
+    ]
+    table = pd.DataFrame(rows)
+    for name in ("fvu", "of_nonlinear"):
+        table[f"{name}_low"], table[f"{name}_high"] = table[name] - half_width, table[name] + half_width
+    return table
+
+
+def test_most_of_the_nonlinear_error_is_tokens_only_if_more_than_half_is_with_its_interval():
+    assert "goes from 0.100 [0.090, 0.110] to 0.080" in findings.beyond_tokens(predicted(0.2))
+    assert "Less than half of NonlinearError is" in findings.beyond_tokens(predicted(0.489))
+    assert "About half of NonlinearError is" in findings.beyond_tokens(predicted(0.491))
+    assert "Most of NonlinearError is" in findings.beyond_tokens(predicted(0.511))

@@ -40,7 +40,12 @@ def test_the_linear_share_is_what_the_linear_map_takes_from_the_fvu():
 
 def test_the_error_with_the_most_equal_parts_is_taken_apart():
     table = pd.DataFrame({"sae_id": list("abc"), "fvu": [0.4, 0.4, 0.4], "fvu_nonlinear": [0.1, 0.23, 0.3]})
-    study = SimpleNamespace(saes=lambda: ["first", "second", "third"], measure=lambda refs: table)
+    suite = {"topk": ["first", "second", "third"]}
+    study = SimpleNamespace(
+        sae=lambda: SimpleNamespace(architecture="topk"),
+        saes=lambda architecture: suite[architecture],
+        measure=lambda refs: table,
+    )
     assert most_equal(study) == "second"
     assert "No SAE of this layer comes nearer" in findings.sizes(pd.Series({"mine": 0.2, "other": 0.9}), "mine")
 

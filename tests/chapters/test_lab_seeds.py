@@ -1,11 +1,13 @@
 """Seeds of the headline SAEs: which steps in width are apart in both, and what the shipped table holds."""
 
+import shutil
+
 import pandas as pd
 import pytest
 
 from dm_utils.base.errors import ParameterError
 from dm_utils.chapters.lab_model import findings, seeds
-from dm_utils.lab import suite
+from dm_utils.lab import suite, weights_path
 
 
 def rows(wide: float, half: float = 0.01) -> pd.DataFrame:
@@ -23,10 +25,6 @@ def test_widths_are_apart_in_both_only_where_every_seed_and_interval_is(wide, ap
 
 
 def test_a_folder_without_other_seeds_is_refused(tmp_path):
-    import shutil
-
-    from dm_utils.lab import weights_path
-
     shutil.copytree(weights_path() / "saes" / "resid_4_topk_512_l0_4", tmp_path / "resid_4_topk_512_l0_4")
     with pytest.raises(ParameterError, match="holds no SAE of another seed at layer 4"):
         seeds.measure(tmp_path)

@@ -34,6 +34,7 @@ SMALL = {
     "B_modelling": {"n_draws": 3},
     "C_synthetic": {"levels": [0.0, 0.1, 0.2], "masked": [0.0, 0.5]},
     "D_random_data": {"d": 24},
+    "beyond_linear": {"hidden": [4, 8], "seeds": 2, "max_epochs": 2},
 }
 
 

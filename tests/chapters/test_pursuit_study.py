@@ -1,11 +1,16 @@
 """Specification of Section 6.1 on real SAEs: pursued and refitted encoders, paired changes, controls, Figure 1's fourth part."""
 
+import json
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import vl_convert
 
 import dm_utils as dm
-from dm_utils.chapters.s06_1_pursuit import controls, encoders
+from dm_utils.chapters.s06_1_pursuit import charts, controls, encoders
 from dm_utils.chapters.s06_1_pursuit import experiment as pursuit_study
 from dm_utils.engine.breakdown import fit_widths
 from dm_utils.engine.store import Store
@@ -139,3 +144,59 @@ def test_the_four_parts_of_figure_1_lie_on_each_other():
     np.testing.assert_allclose((encoder["top"] - encoder["bottom"]) / encoder["top"], 0.4, atol=1e-3)
     worse = pursuit_study.breakdown_with_encoder(after, before, widths).set_index("part").loc["encoder"]
     np.testing.assert_allclose(worse["top"], worse["bottom"])
+
+
+def test_a_token_is_followed_atom_by_atom_under_both_encoders(study, refs):
+    """What is left never rises under pursuit; with all its latents the encoder leaves its own error; shared latents are told twice."""
+    paths = pursuit_study.token_paths(study, refs[0], [5, 400], atoms=20)
+    site, sae = study.site(), study.load_sae(refs[0])
+    x = site.x[[5, 400]]
+    share = (x - saes.reconstruct(sae, x)).square().sum(1) / (x - site.design.mean.to(x)).square().sum(1)
+    for (_, token), own_share, l0 in zip(paths.groupby("token", sort=False), share, encode(sae, x).l0, strict=True):
+        own, pursued = (token[token["encoder"] == name] for name in (pursuit_study.OWN, pursuit_study.PURSUIT))
+        assert pursued["left"].is_monotonic_decreasing
+        assert own["left"].notna().sum() == l0 + 1 < 21
+        assert own["left"].dropna().iloc[-1] == pytest.approx(float(own_share), rel=1e-4)
+        for ours, theirs in zip(own.to_dict("records"), pursued.to_dict("records"), strict=True):
+            assert len(theirs["latent"]) <= theirs["atoms"] and len(ours["latent"]) == min(ours["atoms"], int(l0))
+            assert sum(ours["both"]) == sum(theirs["both"]) == len({*ours["latent"]} & {*theirs["latent"]})
+        units = torch.nn.functional.normalize(sae.W_dec.detach(), dim=1)
+        last = pursued.iloc[-1]
+        sizes = torch.tensor(last["size"])
+        again = sizes @ units[last["latent"]] + sae.b_dec.detach()
+        row = 0 if token["token"].iloc[0].startswith("5:") else 1
+        left = (x[row] - again).square().sum() / (x[row] - site.design.mean.to(x)).square().sum()
+        assert float(left) == pytest.approx(last["left"], rel=1e-3)
+
+
+def test_a_latents_words_are_the_tokens_that_it_raises_most(study, refs):
+    paths = pursuit_study.token_paths(study, refs[0], [5], atoms=2)
+    words = pursuit_study.latent_words(study, refs[0], paths, n=1)
+    latent = paths["latent"].iloc[-1][0]
+    logits = study.model.original_model.lm_head(
+        study.model.original_model.model.norm(study.load_sae(refs[0]).W_dec.detach()[latent][None, None])
+    )
+    assert words[latent] == study.token_text(logits[0, 0].argmax()[None])[0]
+    assert words.keys() == {one for some in paths["latent"] for one in some}
+
+
+def test_the_picture_of_a_token_starts_where_the_encoders_differ_as_usual():
+    rows = [
+        {
+            "token": token,
+            "encoder": name,
+            "atoms": k,
+            "left": left,
+            "latent": [7][:k],
+            "size": [2.0][:k],
+            "both": [True][:k],
+        }
+        for token, gain in (("much", 0.5), ("some", 0.2), ("none", 0.0))
+        for k in (0, 1)
+        for name, left in ((pursuit_study.OWN, 0.6), (pursuit_study.PURSUIT, 0.6 - gain))
+    ]
+    chart = charts.token_steps(pd.DataFrame(rows), {7: "</script>"}, start=1)
+    spec = json.loads(chart.to_json())
+    assert [one["value"] for one in spec["params"] if one["name"] == "token"] == ["some"]
+    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", vl_convert.vegalite_to_svg(spec, vl_version="6.4"))
+    assert {"60.0%", "40.0%", "1 latents, 1 of them chosen by both", "&lt;/script&gt;"} <= set(drawn)

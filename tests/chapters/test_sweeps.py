@@ -3,9 +3,10 @@
 import pandas as pd
 import pytest
 import torch
+import vl_convert
 
 from dm_utils.chapters.B_modelling import charts as modelling
-from dm_utils.chapters.B_modelling import latent_norms
+from dm_utils.chapters.B_modelling import findings, latent_norms
 from dm_utils.chapters.B_modelling.sweeps import cost_grid
 from dm_utils.chapters.C_synthetic import charts as planted
 from dm_utils.chapters.D_random_data import charts as masked
@@ -33,6 +34,33 @@ def test_parts_of_the_variance_sum_to_one_and_have_the_expected_zeros() -> None:
     assert few.loc[few["cosine"] == 0, "interference"].max() < 1e-3
     assert grid.loc[grid["law"] == "constant (Bernoulli)", "shape"].max() < 1e-6
     assert {"law", "crowding", "cosine", "signs"} <= parameters(modelling.norm_costs(grid))
+
+
+def test_the_corollary_bounds_the_probe_where_it_holds_and_mixed_signs_cost_what_a_common_direction_gives() -> None:
+    """Features of constant size that are orthogonal are told exactly; the same coherence may cost or help when crowded."""
+    grid = cost_grid((0.01, 0.1), (0.0, 0.2, 0.6), d=24)
+    bounded = grid["bound"].notna()
+    assert (bounded == (grid["crowding"] == "half as many as dimensions")).all()
+    assert (grid.loc[bounded, "explained"] >= grid.loc[bounded, "bound"] - 1e-9).all()
+    constant = grid[(grid["law"] == "constant (Bernoulli)") & (grid["probability"] == 0.01)]
+    r2 = constant.set_index(["crowding", "signs", "cosine"])["explained"]
+    assert r2["half as many as dimensions", "mixed", 0.0] == pytest.approx(1, abs=1e-6)
+    assert (
+        r2["4 per dimension", "mixed", 0.6]
+        < r2["4 per dimension", "mixed", 0.0]
+        < r2["4 per dimension", "all positive", 0.6]
+    )
+    words = findings.coherence_alone(grid, "constant (Bernoulli)", 0.01)
+    assert (
+        f"{r2['4 per dimension', 'mixed', 0.0]:.2f} to {r2['4 per dimension', 'mixed', 0.6]:.2f} with mixed signs"
+        in words
+    )
+    assert words.endswith("makes up for it.")
+    chart = modelling.probe_coherence(grid)
+    assert {"law", "crowding", "place"} <= parameters(chart)
+    assert chart.to_dict()["usermeta"]["sliders"]["place"] == ["1.0%", "10.0%"]
+    drawn = vl_convert.vegalite_to_svg(chart.to_json().replace('"container"', "500"), vl_version="6.4")
+    assert "Each feature fires on 1.0% of the tokens" in drawn and ">mixed<" in drawn
 
 
 def test_bend_is_one_minus_leverage_when_features_are_masked_singly_and_not_when_clusters_go() -> None:

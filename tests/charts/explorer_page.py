@@ -28,4 +28,6 @@ def make_page(folder: Path, data: Path) -> None:
     (folder / "notebooks/index.html").write_text(PAGE, encoding="utf-8")
     part = PAGE.replace("data-files", 'data-parts="tokens intervene" data-files')
     (folder / "notebooks/part.html").write_text(part, encoding="utf-8")
+    landing = PAGE.replace("data-files", 'data-parts="tokens" data-leads="index.html" data-files')
+    (folder / "notebooks/landing.html").write_text(landing, encoding="utf-8")
     (folder / "data").symlink_to(data.resolve())

@@ -62,7 +62,7 @@ def fetched(page: Page) -> list[str]:
 def test_a_fresh_page_says_its_message_before_it_fetches_a_weight(seen: Visit) -> None:
     assert "stays nonlinear: dark matter" in seen.page.inner_text(".dmx-message")
     assert seen.page.locator(".dmx-token").count() > 50
-    assert seen.page.locator(".dmx-latent").count() > 5
+    assert seen.page.locator(".dmx-latent").count() == 4  # the SAE's L0
     assert not [name for name in fetched(seen.page) if name.endswith(".safetensors") or "worker" in name]
 
 
@@ -123,6 +123,81 @@ def test_every_control_has_a_name(seen: Visit) -> None:
         ".map(node => node.outerHTML)"
     )
     assert unnamed == []
+
+
+def state(page: Page, name: str) -> object:
+    return page.evaluate(f"document.querySelector('.dmx').explorer.state.{name}")
+
+
+def test_a_bar_shows_how_far_the_download_has_come(seen: Visit) -> None:
+    shown = seen.page.evaluate(
+        """async () => { const bar = document.querySelector('.dmx progress'), shown = [];
+        new MutationObserver(() => shown.push(bar.hidden ? null : bar.value)).observe(bar, {attributes: true});
+        await document.querySelector('.dmx').explorer.change({text: 'Another text.', position: 1}); return shown; }"""
+    )
+    drawn = [value for value in shown if value is not None]
+    assert len(drawn) > 2 and drawn == sorted(drawn) and drawn[-1] <= 1
+    assert shown[-1] is None, "it goes when everything is there"
+
+
+def test_the_sae_of_another_layer_is_the_nearest_that_there_is(seen: Visit) -> None:
+    seen.page.locator("[data-field=layer]").first.select_option("resid 1")
+    seen.page.wait_for_function("document.querySelector('.dmx-message').textContent.includes('layer 1')")
+    assert state(seen.page, "sae") == SAES[2]
+    assert seen.page.locator("[data-field=d_sae]").first.locator("option").all_inner_texts() == ["2,048"]
+
+
+def test_examples_and_contexts_of_the_book_fill_the_text(seen: Visit, kernel: Kernel) -> None:
+    seen.page.get_by_label("Example").select_option("Code")
+    assert state(seen.page, "text") == contract.EXAMPLES["Code"]
+    seen.page.get_by_label("Number of the context").fill("8")
+    seen.page.get_by_role("button", name="Read it").click()
+    text = kernel.answer({"kind": "context", "index": 7})["text"]
+    seen.page.wait_for_function("text => document.querySelector('.dmx textarea').value === text", arg=text)
+
+
+def test_each_shading_colours_the_tokens_and_is_explained(seen: Visit) -> None:
+    depth = "parseFloat(one.lastChild.style.getPropertyValue('--dmx-depth'))"
+    shaded = f"[...document.querySelectorAll('.dmx-token')].filter(one => {depth}).length"
+    for name, words in {
+        "none": "",
+        "error": "error norm",
+        "linear": "linear share",
+        "lookup": "probe",
+        "loss": "loss",
+    }.items():
+        seen.page.get_by_label("Shade by").select_option(name)
+        assert (seen.page.evaluate(shaded) > 5) == (name != "none"), name
+        assert words in seen.page.inner_text(".dmx-key") and f"shade={name}" in seen.page.evaluate("location.hash")
+
+
+def test_what_is_behind_a_token_is_shown(seen: Visit, kernel: Kernel) -> None:
+    where = {name: state(seen.page, name) for name in ("text", "sae", "position")}
+    view, panel = kernel.answer({"kind": "look", **where}), seen.page.locator(".dmx-panel").first
+    assert [one.get_attribute("data-latent") for one in panel.locator(".dmx-latent").all()] == [
+        str(one["latent"]) for one in view["latents"]
+    ]
+    assert panel.locator(".dmx-chip").count() == sum(len(one["writes"]) for one in view["latents"])
+    assert "The probe on x (Eq. 10) said" in panel.inner_text()
+    assert panel.locator(".dmx-excerpts mark").count() == len(view["there"]) + sum(
+        len(one["contexts"]) for one in view["latents"]
+    )
+    panel.locator(".dmx-link").first.click()
+    assert state(seen.page, "position") == view["here"][0]["position"]
+
+
+def test_the_tab_key_reaches_every_control(seen: Visit) -> None:
+    controls = (
+        "[...document.querySelectorAll('.dmx :is(button, input, select, textarea, summary, .dmx-tokens)')]"
+        ".filter(one => one.checkVisibility())"
+    )
+    count, reached = seen.page.evaluate(f"{controls}.length"), [0]
+    seen.page.locator(".dmx textarea").focus()
+    for _ in range(count - 1):
+        seen.page.keyboard.press("Tab")
+        reached.append(seen.page.evaluate(f"{controls}.indexOf(document.activeElement)"))
+        assert seen.page.evaluate("document.activeElement.matches(':focus-visible')")
+    assert count > 20 and reached == list(range(count))
 
 
 def test_a_second_sae_stands_beside_the_first(seen: Visit) -> None:
@@ -274,3 +349,47 @@ def test_a_chapter_may_show_one_part_of_it(browser: Browser, site: str) -> None:
         seen.page.wait_for_function("document.querySelector('.dmx-said').innerText.includes('100 % nonlinear')")
         assert seen.page.evaluate("location.hash") == ""
         seen.assert_clean()
+
+
+@pytest.fixture
+def landing(browser: Browser, site: str) -> Iterator[Visit]:
+    """The picture of the landing page: the tokens alone, which lead to the explorer."""
+    with visit(browser, site, "notebooks/landing.html") as fresh:
+        fresh.page.wait_for_selector(".dmx-token")
+        yield fresh
+        fresh.assert_clean()
+
+
+def test_the_landing_picture_says_its_sentence_and_fetches_no_weight(landing: Visit) -> None:
+    said = landing.page.inner_text(".dmx-message")
+    assert said.endswith("stays nonlinear: dark matter.") and ". " not in said, "one sentence"
+    assert landing.page.locator(".dmx-token .dmx-bar i.dmx-nonlinear").count() > 50
+    assert landing.page.locator(".dmx :is(textarea, select, button, .dmx-panel)").count() == 0
+    assert not [name for name in fetched(landing.page) if name.endswith(".safetensors") or "worker" in name]
+
+
+def test_pointing_and_walking_read_a_token_of_the_landing_picture_out(landing: Visit) -> None:
+    said = landing.page.locator(".dmx-tokens + .dmx-said")
+    landing.page.locator(".dmx-token").nth(7).hover()
+    landing.page.wait_for_function(
+        "document.querySelector('.dmx-tokens + .dmx-said').textContent.startsWith('token 7:')"
+    )
+    assert "% nonlinear" in said.inner_text()
+    landing.page.locator(".dmx-tokens").focus()
+    landing.page.keyboard.press("ArrowRight")
+    assert said.inner_text().startswith("token 8:")
+
+
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_a_token_of_the_landing_picture_leads_to_the_explorer(landing: Visit, by: str) -> None:
+    text = landing.page.evaluate("document.querySelector('.dmx').explorer.state.text")
+    if by == "mouse":
+        landing.page.locator(".dmx-token").nth(5).click()
+    else:
+        landing.page.locator(".dmx-tokens").focus()
+        for key in ("Home", *["ArrowRight"] * 5, "Enter"):
+            landing.page.keyboard.press(key)
+    landing.page.wait_for_url("**/index.html#explore&*position=5*")
+    settle(landing.page)
+    assert landing.page.locator(".dmx textarea").input_value() == text
+    assert landing.page.locator(".dmx-panel h4").first.inner_text().startswith("Token 5 ")

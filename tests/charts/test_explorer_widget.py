@@ -73,6 +73,10 @@ def test_an_unknown_sae_is_refused_before_anything_runs(kernel: Kernel) -> None:
         explore(kernel.study, sae="resid_4_topk_2048_l0_17")
 
 
+def test_with_a_kernel_the_picture_that_leads_elsewhere_shows_what_is_behind_a_token(kernel: Kernel) -> None:
+    assert explore(kernel.study, parts=("tokens",), leads="explorer.html").parts == ["tokens", "look"]
+
+
 def test_the_built_book_gets_a_place_and_its_data(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -80,7 +84,8 @@ def test_the_built_book_gets_a_place_and_its_data(
     monkeypatch.setenv("DM_TABLES", str(tmp_path))
     monkeypatch.setattr(type(kernel.study), "saes", lambda self, **_: [kernel.refs[SAES[0]]])
     markup = explore(kernel.study, text='"><script>alert(1)</script>').data
-    assert "<script>" not in markup and 'data-files="../tables/explorer/"' in markup
+    assert "<script>" not in markup and 'data-files="../tables/explorer/"' in markup and "data-leads" not in markup
+    assert 'data-leads="explorer.html"' in explore(kernel.study, parts=("tokens",), leads="explorer.html").data
     (tmp_path / "explorer/old.safetensors").write_bytes(b"")
     explore(kernel.study, text="again")
     manifest = json.loads((tmp_path / "explorer/manifest.json").read_text(encoding="utf-8"))

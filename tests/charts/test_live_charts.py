@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from site_browser import serve, visit
 
 from dm_utils import charts
 from dm_utils.charts.bundle import bundle, chart_html
+from dm_utils.charts.widgets import STATIC, ClaimBoard
+
+BOOK_STYLE = Path(__file__).resolve().parents[2] / "book/_static/book.css"
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><link rel="icon" href="data:,"><title>Chart</title></head>
 <body>{}<script src="charts.js"></script></body></html>"""
@@ -51,3 +55,31 @@ def test_a_slider_over_l0s_is_moved_by_keys_and_says_the_l0(page: Page) -> None:
     page.keyboard.press("Home")
     page.wait_for_function("document.querySelector('svg .role-title-text').textContent.includes('40% left')")
     assert said.inner_text() == "4"
+
+
+BOARD = """<!doctype html><html lang="en"><head><meta charset="utf-8"><link rel="icon" href="data:,"><title>Board</title>
+<link rel="stylesheet" href="book.css"><link rel="stylesheet" href="claim_board.css"></head><body style="max-width: 690px"><div></div>
+<script type="module">import widget from "./claim_board.js";
+const state = {};
+widget.render({{ model: {{ get: (name) => state[name] }}, el: document.querySelector("div") }});</script></body></html>"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_claims_fit_their_column_and_are_cards_on_a_phone(browser: Browser, tmp_path: Path, width: int) -> None:
+    words = "from end to end by −0.267 to −0.0957 (6 series)"
+    claim = {"place": "abstract", "claim": f"<b>{words}</b>", "paper": words, "profile": "gemma-2-2b", "value": words}
+    claim |= {"verdict": "untestable here", "agree": 0, "of": 24, "test": words, "chapter": "04_1_error_norms"}
+    board = ClaimBoard(pd.DataFrame([claim]), ["holds"])
+    state = {name: getattr(board, name) for name in ("claims", "verdicts", "folder")}
+    for source in (*(STATIC / name for name in ("claim_board.js", "claim_board.css")), BOOK_STYLE):
+        (tmp_path / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "index.html").write_text(BOARD.format(json.dumps(state).replace("<", "\\u003c")), encoding="utf-8")
+    with serve(tmp_path) as address, visit(browser, address, "index.html", width=width) as seen:
+        seen.page.wait_for_selector(".dm-board tbody td")
+        frame = seen.page.locator(".dm-table")
+        assert frame.evaluate("frame => frame.scrollWidth - frame.clientWidth") <= 1
+        assert frame.locator("tbody tr").evaluate("row => getComputedStyle(row).display") == (
+            "block" if width == 390 else "table-row"
+        )
+        assert seen.page.locator(".dm-table tbody b").count() == 0 and "<b>" in frame.inner_text()
+        seen.assert_clean()

@@ -178,7 +178,7 @@ def test_an_entry_under_another_key_is_not_served(store):
     store.save("sae", KEY, {"fvu": 0.2})
     other = {**KEY, "tokens": 13}
     shutil.copy(store.path("sae", KEY), store.path("sae", other))
-    with pytest.raises(CorruptEntryError, match="another key"):
+    with pytest.raises(CorruptEntryError, match="another kind or key"):
         store.load("sae", other)
 
 

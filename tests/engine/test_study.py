@@ -7,8 +7,9 @@ import torch
 import dm_utils as dm
 from dm_utils.base.errors import ParameterError
 from dm_utils.engine.store import Store
-from dm_utils.engine.study import Study, estimate
+from dm_utils.engine.study import Study
 from dm_utils.maths.encoding import encode
+from dm_utils.maths.resampling import Estimate
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_measure_equals_decompose_on_the_dense_reconstruction(study, ref):
         "r2_error_vector_weighted",
         "r2_error_norm",
     ):
-        found, expected = estimate(row, metric), getattr(report, metric)
+        found, expected = Estimate.read(row, metric), getattr(report, metric)
         assert found.value == pytest.approx(expected.value, abs=1e-5), metric
         assert found.low == pytest.approx(expected.low, abs=1e-4), metric
 
@@ -90,8 +91,8 @@ def test_several_sites_cost_one_run_of_the_model(study, monkeypatch):
     calls = []
     run = models.activations
     monkeypatch.setattr(models, "activations", lambda *a: calls.append(a[2]) or run(*a))
-    study.collect([(4, "resid"), (4, "mlp"), (5, "att")])
-    assert calls == [["blocks.4.hook_mlp_out", "blocks.4.hook_resid_post", "blocks.5.attn.hook_z"]]
+    study.collect([(3, "resid"), (3, "mlp"), (5, "att")])
+    assert calls == [["blocks.3.hook_mlp_out", "blocks.3.hook_resid_post", "blocks.5.attn.hook_z"]]
     assert study.site(5, "att").x.shape == (24 * 191, 128)
 
 

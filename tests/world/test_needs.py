@@ -78,17 +78,6 @@ def test_the_table_has_a_row_for_every_profile():
     assert not table.isna().any(axis=None)
 
 
-def test_the_chart_stacks_what_the_table_adds_up():
-    from dm_utils.chapters.profiles import charts as profile_charts
-
-    terms, table = needs.memory_terms(), needs.table().set_index("profile")
-    for profile, part in terms[terms["section"] == "Section 4"].groupby("profile"):
-        assert needs.size(part["GB"].sum() * needs.GB) == table.loc[profile, "GPU memory"]
-    spec = profile_charts.memory(terms, needs.machines()).to_dict()
-    drawn = {row["profile"] for data in spec["datasets"].values() for row in data if "profile" in row}
-    assert drawn == set(profile_names())
-
-
 @pytest.mark.parametrize("name", ["lab", "gpt2-small", "gemma-2-2b"])
 def test_one_sae_is_the_one_that_chapters_use(name):
     profile = load_profile(name)

@@ -43,7 +43,7 @@ def test_releases_may_be_lists_or_one_name():
         ("lab", {"layer": 99}, ["layer = 99", "layers 0 to 5", "nearest is 5"]),
         ("lab", {"layer": -1}, ["layer = -1"]),
         ("lab", {"layer": "two"}, ["layer = 'two'"]),
-        ("lab", {"near_l0": "x"}, ["near_l0 = 'x'", "a number above 0", "16.0"]),
+        ("lab", {"near_l0": "x"}, ["near_l0 = 'x'", "a number above 0", "4.0"]),
         ("lab", {"lyaer": 2}, ["unknown parameter 'lyaer'", "Did you mean 'layer'?"]),
         ("lab", {"split_by": "word"}, ["split_by = 'word'", "'token' or 'context'"]),
         ("lab", {"skip": 255}, ["skip = 255", "at most 254"]),

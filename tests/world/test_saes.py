@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from sae_lens.registry import SAE_CLASS_REGISTRY
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
+import dm_utils.dictionaries.sparse_topk  # noqa: F401  (registers its architecture)
 from dm_utils.base.errors import ParameterError
 from dm_utils.maths.encoding import encode
 from dm_utils.world import saes
@@ -129,18 +131,43 @@ def test_a_component_without_saes_is_refused(tmp_path):
         saes.catalog(profile, "mlp")
 
 
-PARTS = ["W_enc", "W_dec", "b_enc", "b_dec", "threshold"]
+OTHERS = [kind for kind in SAE_CLASS_REGISTRY if "transcoder" in kind]
+KINDS = sorted(SAE_CLASS_REGISTRY.keys() - {*OTHERS, "temporal"})
+
+
+def saved(kind, folder, spoil=lambda parts: None, **more):
+    """The catalog entry of a small SAE of any architecture that is registered, its parts spoiled before it is saved."""
+    cls, config = SAE_CLASS_REGISTRY[kind]
+    common = {"d_in": 16, "d_sae": 64, "dtype": "float32", "device": "cpu"}
+    sae = cls(config(metadata=SAEMetadata(hook_name="blocks.1.hook_mlp_out"), **common | more))
+    with torch.no_grad():
+        spoil(sae.state_dict())
+    sae.save_model(folder / kind)
+    (ref,) = saes.folder_catalog(folder, str(folder))
+    return ref
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("part", PARTS)
-def test_weights_that_are_not_numbers_are_refused_by_name(tmp_path, part, bad):
-    """One NaN in W_enc only turns its latent off: the numbers would be those of another SAE."""
-    sae = make("jumprelu")
-    getattr(sae, part).view(-1)[3] = bad
-    sae.save_model(tmp_path / "broken")
-    (ref,) = saes.folder_catalog(tmp_path, str(tmp_path))
-    with pytest.raises(ParameterError, match=rf"{part} of the SAE 'broken': 1 of \d+ values are NaN or Inf"):
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_are_not_numbers_are_refused_by_name(tmp_path, kind, bad):
+    """One NaN in W_enc only turns its latent off: the numbers would be those of another SAE. Every part of every architecture."""
+    parts = []
+    saved(kind, tmp_path, lambda found: parts.extend(found))
+    assert {"W_dec", "b_dec"} <= set(parts)
+    for part in parts:
+
+        def spoil(found, part=part):
+            found[part].view(-1)[3] = bad
+
+        ref = saved(kind, tmp_path, spoil)
+        with pytest.raises(ParameterError, match=rf"{part} of the SAE '{kind}': 1 of \d+ values are NaN or Inf"):
+            saes.load_sae(ref)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_transcoder_is_refused_since_its_output_is_of_another_site(tmp_path, kind):
+    ref = saved(kind, tmp_path, d_out=16, apply_b_dec_to_input=False)
+    with pytest.raises(ParameterError, match=rf"is a {kind}, which reconstructs another site than it reads"):
         saes.load_sae(ref)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 import string
@@ -12,6 +13,9 @@ LABELS = {
     "fvu_nonlinear": "FVU nonlinear (Eq. 12)",
     "r2_error_norm": "R² of the error norm (Eq. 10)",
     "r2_token_identity": "R² of the error norm from token identity alone",
+    "r2_norm": "R² of the squared error norm",
+    "r2_vector": "R² of the error vector, variance-weighted",
+    "fvu_left": "FVU of Sae(x) and the prediction",
     "r2_error_vector": "R² of the error vector (Eq. 11), mean over dimensions",
     "r2_error_vector_weighted": "R² of the error vector, variance-weighted",
     "r2_error_vector_rescaled": "R² of the error vector after rescaling Sae(x)",
@@ -32,6 +36,8 @@ LABELS = {
     "l0": "L0",
     "d_sae": "SAE width",
 }
+ENTITIES = {ord(mark): f"&#{ord(mark)};" for mark in string.punctuation}
+NO_FORMULA = {ord(mark): f'<span class="mathjax_ignore">&#{ord(mark)};</span>' for mark in "$\\"}
 
 
 def label(metric: str) -> str:
@@ -56,14 +62,28 @@ def interval(value: float, low: float | None = None, high: float | None = None) 
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+def visible(text: object) -> str:
+    """Return text with its unprintable characters spelled out: controls, and marks that turn the direction of writing."""
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in str(text))
+
+
 def escape(text: object) -> str:
-    """Return text that stays text in HTML and in Markdown, whatever tokens it holds: punctuation becomes entities."""
-    return "".join(f"&#{ord(mark)};" if mark in string.punctuation else mark for mark in str(text))
+    """Return text that stays text in HTML, in Markdown and in a caption, whatever tokens it holds.
+
+    Punctuation becomes entities. What could begin a formula stands in an element of its own, too: notebooks look for formulas
+    in what they have rendered, where an entity is the character again.
+    """
+    return visible(text).translate(ENTITIES | NO_FORMULA)
+
+
+def as_html(text: object) -> str:
+    """Return text as HTML that shows it, and in which a notebook finds no formula."""
+    return html.escape(visible(text)).translate(NO_FORMULA)
 
 
 def code(text: object) -> str:
     """Return text as code in Markdown; no back-tick or line break in it ends the span."""
-    inside = " ".join(str(text).split())
+    inside = visible(" ".join(str(text).split()))
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", inside)), default=0))
     return f"{fence} {inside} {fence}" if inside.startswith("`") or inside.endswith("`") else f"{fence}{inside}{fence}"
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from dm_utils.base import secrets
 from dm_utils.base.errors import require
-from dm_utils.base.words import code, escape
+from dm_utils.base.words import as_html, code, escape
 from dm_utils.book import parameters
-from dm_utils.book.display import table_html
+from dm_utils.book.display import caption_html, table_html
 from dm_utils.book.paper import VALUES, comparison, reported
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ class Chapter:
     @cached_property
     def study(self) -> Study:
         """The study of this chapter's profile; loads nothing until it is asked for results."""
+        import dm_utils.dictionaries  # noqa: F401 so that SAELens can load what only this package knows
         from dm_utils.engine.study import Study
 
         return Study(self.profile)
@@ -114,7 +115,7 @@ class Chapter:
     def figure(self, chart: alt.TopLevelMixin, number: str, caption: str, alt: str) -> None:
         """Show a chart with its number and caption; ``alt`` says in words what the chart shows.
 
-        ``$…$`` in the caption is typeset as mathematics.
+        ``$…$`` in the caption is typeset as mathematics; names from outside go through ``dm.display.escape``.
         """
         from IPython.display import HTML, display
 
@@ -122,11 +123,8 @@ class Chapter:
             raise ValueError(f"figure {number} of {self.name} needs both a caption and an alt text")
         chart.description = f"Figure {number}. {alt}"  # type: ignore[attr-defined]
         display(chart)
-        pieces = [html.escape(piece) for piece in caption.split("$")]
-        text = "".join(f"\\({piece}\\)" if index % 2 else piece for index, piece in enumerate(pieces))
-        display(
-            HTML(f'<p class="dm-caption mathjax_process"><strong>Figure {html.escape(number)}.</strong> {text}</p>')
-        )
+        lead = f"<strong>Figure {as_html(number)}.</strong>"
+        display(HTML(f'<p class="dm-caption mathjax_process">{lead} {caption_html(caption)}</p>'))
 
     def record(
         self,
@@ -231,8 +229,8 @@ class Chapter:
         )
         ids = [f"{name} ({sha[:12]})" if sha else name for name, sha in chosen.items()]
         count = f"{len(ids)} SAE{'s' * (len(ids) > 1)}"
-        saes = f"<details><summary>{count}</summary>{html.escape(', '.join(ids))}</details>" if ids else ""
-        return f'<div class="dm-provenance"><p>Model: {html.escape(model)}. Text: {html.escape(text)}.</p>{saes}</div>'
+        saes = f"<details><summary>{count}</summary>{as_html(', '.join(ids))}</details>" if ids else ""
+        return f'<div class="dm-provenance"><p>Model: {as_html(model)}. Text: {as_html(text)}.</p>{saes}</div>'
 
     def compare(self) -> None:
         """Show the table "paper vs this run": each reported value, where it stands, this run's value and interval."""

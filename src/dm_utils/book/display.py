@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Any
 
-from dm_utils.base.words import LABELS, code, escape, interval, label, number
+from dm_utils.base.words import LABELS, as_html, code, escape, interval, label, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +19,14 @@ def markdown(text: str) -> None:
     from IPython.display import Markdown, display
 
     display(Markdown(text))
+
+
+def caption_html(caption: str) -> str:
+    """Return a caption as HTML: `$…$` is mathematics, the rest is text; names from outside go through :func:`escape`."""
+    for mark in "$\\":
+        caption = caption.replace(escape(mark), f"&#{ord(mark)};")
+    pieces = [html.unescape(piece) for piece in caption.split("$")]
+    return "".join(f"\\({html.escape(piece)}\\)" if at % 2 else as_html(piece) for at, piece in enumerate(pieces))
 
 
 def table_html(frame: pd.DataFrame, caption: str = "") -> str:
@@ -38,7 +46,7 @@ def table_html(frame: pd.DataFrame, caption: str = "") -> str:
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     name = html.escape(caption or "table")
     return (
-        f'<div class="dm-table" role="region" aria-label="{name}" tabindex="0"><table>{title}'
+        f'<div class="dm-table mathjax_ignore tex2jax_ignore" role="region" aria-label="{name}" tabindex="0"><table>{title}'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 

@@ -27,6 +27,8 @@ from dm_utils.base.errors import BuildError, Stopped, shown
 from dm_utils.base.secrets import redact, redact_all
 from dm_utils.book import parameters as checks
 
+LATE = 300  # s after a cell's end within which its outputs must have arrived; a busy machine is slow with large ones
+
 
 class Kernels:
     """The kernels that run now, so that all of them can be ended at once."""
@@ -107,6 +109,7 @@ class Engine(NBClientEngine):
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
         """Run a notebook that papermill manages."""
         timeouts = {"timeout": options.get("execution_timeout"), "startup_timeout": options["start_timeout"]}
+        timeouts |= {"iopub_timeout": LATE, "raise_on_iopub_timeout": True}  # by default, late outputs are lost
         given = {name: options[name] for name in ("kernels", "config", "extra_arguments")}
         client = Client(nb_man, kernel_name=kernel_name, **given, **timeouts)
         try:
@@ -116,7 +119,9 @@ class Engine(NBClientEngine):
                 f"failed: the kernel died in cell {client.at}, perhaps for lack of memory: fewer n_contexts, a smaller batch or a "
                 "narrower SAE need less (`dm profiles`)"
             ) from None
-        except CellTimeoutError:
+        except CellTimeoutError as error:
+            if "IOPub" in str(error):
+                raise BuildError(f"failed: the outputs of cell {client.at} did not arrive within {LATE} s") from None
             raise BuildError(f"failed: cell {client.at} took longer than {options['execution_timeout']} s") from None
 
 

@@ -7,7 +7,7 @@ returns an Altair chart whose parameters stay live in a static page.
 from dm_utils.charts.areas import breakdown, measured_heights
 from dm_utils.charts.dots import dots, exact_and_simulated
 from dm_utils.charts.marks import SAE_COLUMNS, Slide, chooser, sae_tooltip, texts, tidy, width_axis
-from dm_utils.charts.metrics import interpolate, lines, metric_by_layer, metric_by_width, width_l0_grid
+from dm_utils.charts.metrics import interpolate, layer_axis, lines, metric_by_layer, metric_by_width, width_l0_grid
 from dm_utils.charts.theme import COLORS, INK, render, theme
 from dm_utils.charts.tokens import pair_matrix, token_lines
 from dm_utils.charts.violins import violins
@@ -22,6 +22,7 @@ __all__ = [
     "dots",
     "exact_and_simulated",
     "interpolate",
+    "layer_axis",
     "lines",
     "measured_heights",
     "metric_by_layer",

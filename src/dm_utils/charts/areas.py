@@ -20,6 +20,7 @@ SHARE_NAMES = {
 LABEL_AT = {"absent": 0.25, "linear": 0.42, "encoder": 0.7, "nonlinear": 0.5}  # where on the fitted range a name stands
 NONE_AT = 0.8  # of the whole range
 NAME: dict[str, Any] = {"fontSize": 13, "fontWeight": 600}
+PLACES: dict[str, dict[str, Any]] = {"inside": {}, "above": {"align": "left", "dx": 6, "dy": -9}, "below": {"dy": 13}}
 VISIBLE = 0.004  # of the chart's height: a thinner area is said to be none
 
 
@@ -88,13 +89,15 @@ def layers(
         fitted.mark_line(strokeDash=[2, 4]).encode(y=top),
         fitted.mark_line().encode(y=top).transform_filter("!datum.extrapolated"),
         with_interval(measured, alt.Y("value:Q"), rule={"strokeWidth": 2}, stroke=INK, strokeWidth=1),
-        names.transform_filter("!datum.above").mark_text(**NAME),
-        names.transform_filter("datum.above").mark_text(**NAME, align="left", dx=6, dy=-9),
+        *(
+            names.transform_filter(alt.datum.place == place).mark_text(**NAME, **shift)
+            for place, shift in PLACES.items()
+        ),
     ]
 
 
 def area_names(curve: pd.DataFrame) -> pd.DataFrame:
-    """Where the name of each area stands: `d_sae, at` (its height), `above` (the edge there), `says`, and the row's other columns.
+    """Where the name of each area stands: `d_sae, at` (a height), `place` (of `PLACES`), `says`, and the row's other columns.
 
     Absent features end in a point, which no name fits into: theirs stands above their edge. That there is none of a part is said
     to the right of the SAEs, below the line that the part has become.
@@ -102,13 +105,13 @@ def area_names(curve: pd.DataFrame) -> pd.DataFrame:
     rows, thin = [], VISIBLE * curve["top"].max()
     for part, area in curve.groupby("part", sort=False):
         row = nearest(area[~area["extrapolated"]], LABEL_AT[str(part)])
-        says, above, middle = row["name"], part == "absent", (row["top"] + row["bottom"]) / 2
+        said: dict[str, Any] = {"says": row["name"], "place": "inside", "at": (row["top"] + row["bottom"]) / 2}
         if row["top"] - row["bottom"] <= thin:
             row = nearest(area, NONE_AT)
-            says, above, middle = f"{says}: none", False, row["bottom"] - 6 * thin
-        elif above:
-            says, middle = f"↙ {says}", row["top"]
-        rows.append(row.to_dict() | {"says": says, "above": above, "at": middle})
+            said = {"says": f"{row['name']}: none", "place": "below", "at": row["bottom"]}
+        elif part == "absent":
+            said = {"says": f"↙ {row['name']}", "place": "above", "at": row["top"]}
+        rows.append(row.to_dict() | said)
     return pd.DataFrame(rows)
 
 

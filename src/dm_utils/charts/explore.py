@@ -25,6 +25,7 @@ def explore(
     sae: str | None = None,
     position: int | None = None,
     parts: Sequence[str] = (),
+    leads: str = "",
 ) -> Any:
     """The explorer of a study: a widget whose kernel computes; in the built book, a page that computes for itself.
 
@@ -35,6 +36,8 @@ def explore(
     text, sae, position : what it shows first; by default an example, the profile's own SAE, the token with the most dark matter.
     parts : what of it to show, of `explorer_widget.PARTS`, in a chapter that needs one part only; none means all. In the book
         such a part reads the data of the explorer's own page.
+    leads : in the book, the page of the whole explorer, where a click on a token leads; with a kernel, what is behind the token is
+        shown in place.
 
     Raises
     ------
@@ -49,8 +52,8 @@ def explore(
     if "DM_BOOK" not in os.environ:
         from dm_utils.charts.explorer_widget import Explorer
 
-        return Explorer(kernel.answer, state, parts)
-    return _place(state if parts else _write(study, state), parts)
+        return Explorer(kernel.answer, state, [*parts, "look"] if leads else parts)
+    return _place(state if parts else _write(study, state), parts, leads)
 
 
 def _write(study: Study, state: dict[str, Any]) -> dict[str, Any]:
@@ -65,11 +68,12 @@ def _write(study: Study, state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _place(state: dict[str, Any], parts: Sequence[str]) -> Any:
+def _place(state: dict[str, Any], parts: Sequence[str], leads: str = "") -> Any:
     """The element that the page's script fills."""
     from IPython.display import HTML
 
     held = {"files": f"../tables/{FILES}/", "state": json.dumps(state), "parts": " ".join(parts)}
+    held |= {"leads": leads} if leads else {}
     attributes = " ".join(f'data-{name}="{html.escape(value, quote=True)}"' for name, value in held.items())
     said = "The explorer computes in the page and needs JavaScript."
     return HTML(f'<div class="dm-explorer" {attributes}><noscript>{said}</noscript></div>')

@@ -62,6 +62,7 @@ class Slide:
     title: str
     headlines: Mapping[float, str]
     start: float
+    format: str = "g"
 
     @property
     def values(self) -> list[float]:
@@ -82,7 +83,7 @@ class Slide:
     def told(self, chart: alt.LayerChart) -> alt.LayerChart:
         """The chart with the headline as its title, and what the slider says at each place."""
         headlines = alt.ExprRef(f"{json.dumps([self.headlines[value] for value in self.values])}[place]")
-        says = {"place": [f"{value:g}" for value in self.values]}
+        says = {"place": [f"{value:{self.format}}" for value in self.values]}
         return chart.properties(title=alt.Title(headlines), usermeta={"sliders": says})
 
 

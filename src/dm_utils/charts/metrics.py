@@ -95,5 +95,9 @@ def metric_by_width(table: pd.DataFrame, metrics: Sequence[str], group: str = "l
 
 def metric_by_layer(table: pd.DataFrame, metrics: Sequence[str], group: str = "component") -> alt.LayerChart:
     """Draw metrics against the layer, one line per ``group`` (component, or model when several are compared)."""
-    x = alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d"))
-    return lines(table.sort_values("layer"), metrics, x, group, group)
+    return lines(table.sort_values("layer"), metrics, layer_axis(), group, group)
+
+
+def layer_axis() -> alt.X:
+    """Return an axis of layers, marked at whole numbers."""
+    return alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d"))

@@ -55,7 +55,8 @@ def token_lines(
     line = base.mark_line(clip=True).encode(x=hidden, y=height)
     marks = base.mark_point(size=40, clip=True).encode(x=hidden, y=height, tooltip=tooltip)
     words = alt.Chart(data[data["sae"] == data["sae"].iloc[0]]).mark_text(angle=270, align="right", clip=True, limit=85)
-    words = words.encode(x=hidden, y=alt.value(2), text="token:N").properties(width=640, height=90)
+    words = words.transform_filter(brush).encode(x=hidden, y=alt.value(2), text="token:N")
+    words = words.properties(width=640, height=90)
     whole = base.mark_line(strokeWidth=1).encode(y=alt.Y(f"{value}:Q", title=None, axis=None))
     whole = whole.encode(
         x=alt.X("index:Q", title="drag to choose the tokens above", scale=alt.Scale(nice=False, padding=4))

@@ -34,7 +34,7 @@ from dm_utils.world.profile import Component
 from dm_utils.world.profiles import load_profile
 from dm_utils.world.releases import load_registered
 from dm_utils.world.sae_ref import SaeRef
-from dm_utils.world.saes import check_weights
+from dm_utils.world.saes import check_kind, check_weights
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -99,7 +99,8 @@ def decompose_sae(
         )
     require(precision, ("auto", "float32", "bfloat16"), "precision")
     sae = load_own_sae(sae)
-    check_weights(sae, sae.cfg.metadata.hook_name or "of yours")
+    for check in (check_kind, check_weights):
+        check(sae, sae.cfg.metadata.hook_name or "of yours")
     name = str(model) if isinstance(model, str | Path) else str(model.cfg.model_name)
     model = load_own_model(model, sae, dtype, device)
     hook = fitting_hook(model, sae, hook_name, anyway, name)

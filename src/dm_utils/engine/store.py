@@ -67,7 +67,7 @@ class Store:
 
         `by` names the modules that computed it, so that housekeeping can tell when nobody will ask for it again.
         """
-        entry: dict[str, Any] = {"key": dict(key), "by": list(by), "data": data, "arrays": None}
+        entry: dict[str, Any] = {"kind": kind, "key": dict(key), "by": list(by), "data": data, "arrays": None}
         path, blob = self.path(kind, key), b""
         if arrays is not None:
             from safetensors.numpy import save
@@ -105,7 +105,7 @@ class Store:
             with self._usable(path):
                 entry: dict[str, Any] = json.loads(path.read_bytes())
             intact = entry["data_sha256"] == content_key({"data": entry["data"]})
-            asked = entry["key"] == json.loads(json.dumps(dict(key)))
+            asked = entry["key"] == json.loads(json.dumps(dict(key))) and entry.get("kind", kind) == kind
             entry["arrays"]
         except FileNotFoundError:
             return None
@@ -114,7 +114,7 @@ class Store:
         if not intact:
             raise CorruptEntryError(f"{path} was altered after it was written")
         if not asked:
-            raise CorruptEntryError(f"{path} holds the result of another key than the one that was asked for")
+            raise CorruptEntryError(f"{path} holds the result of another kind or key than the one that was asked for")
         return entry
 
     def _arrays(self, kind: str, key: Mapping[str, Any], digest: str) -> Arrays:

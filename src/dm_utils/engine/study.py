@@ -376,8 +376,3 @@ class Study:
         for name, stored in data["metrics"].items():
             row |= Estimate.from_plain(stored).columns(name)
         return row
-
-
-def estimate(row: pd.Series, metric: str) -> Estimate:
-    """The estimate of one metric in one row of `Study.measure`."""
-    return Estimate.read(row, metric)

@@ -12,7 +12,6 @@ import pandas as pd
 
 from dm_utils.base.errors import ParameterError, require
 from dm_utils.base.verdicts import verdict
-from dm_utils.maths.resampling import Estimate
 
 if TYPE_CHECKING:
     from dm_utils.world.profile import Profile
@@ -22,11 +21,6 @@ if TYPE_CHECKING:
 def near_l0(l0: pd.Series) -> pd.Series:
     """The power of two nearest to each L0 (in its logarithm): what SAEs of one line share."""
     return pd.Series(2.0 ** np.log2(l0.to_numpy(float)).round(), index=l0.index).astype(int)
-
-
-def estimates(table: pd.DataFrame, metric: str) -> list[Estimate]:
-    """A metric of every SAE of the table, with its interval."""
-    return [Estimate.read(row, metric) for row in table.to_dict("records")]
 
 
 def main_suite(table: pd.DataFrame, architecture: str | None = None) -> pd.DataFrame:

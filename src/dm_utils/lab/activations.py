@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from dm_utils.maths.noise import variance
+
 SKIP = 16
 """Positions t < SKIP are left out: the first tokens of a context have almost nothing to attend to."""
 
@@ -125,8 +127,7 @@ class ActivationBatches:
             raise ValueError(f"{file} holds {len(self.x)} tokens, fewer than one batch of {batch_size}.")
         sample = self.x[:: max(1, len(self.x) // n_stats)].double()
         self.mean = sample.mean(0).float()
-        variance = (sample - sample.mean(0)).square().sum(1).mean().item()
-        self.scale = (self.x.shape[1] / variance) ** 0.5
+        self.scale = (self.x.shape[1] / variance(sample)) ** 0.5
         self._batches = self._endless()
 
     def _endless(self) -> Iterator[torch.Tensor]:

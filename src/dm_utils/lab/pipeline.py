@@ -202,6 +202,8 @@ def train_one(work: Path, sae_id: str, recipe: suite.SaeRecipe, device: str = "c
     folder = work / "saes" / spec.id
     suite.save_sae(sae, spec, folder, training_tokens=recipe.steps_of(spec) * recipe.batch_tokens)
     report |= suite.health(folder, torch.from_numpy(np.load(files["health"])))
+    if spec.architecture == "jumprelu":  # TopK has its L0 by construction
+        suite.label_with(report["l0"], folder)
     report["seconds"] = round(time.monotonic() - begun, 1)
     _write(work / "reports" / f"{spec.id}.json", report)
     return report

@@ -60,18 +60,18 @@ class SaeSpec:
 
 
 def full_suite() -> tuple[SaeSpec, ...]:
-    """Return the 33 SAEs of the lab, in the order in which they are trained."""
+    """Return the 28 SAEs of the lab, in the order in which they are trained."""
     widths = (512, 1024, 2048, 4096, 8192)
-    sweep = {l0: [SaeSpec("resid", FACE, "topk", width, l0) for width in widths] for l0 in (4, 16, 8, 32)}
+    sweep = {l0: [SaeSpec("resid", FACE, "topk", width, l0) for width in widths] for l0 in (4, 16, 8)}
     layers = [SaeSpec("resid", layer, "topk", 2048, 4) for layer in (3, 5, 2, 1, 0)]
     parts = [SaeSpec(part, layer, "topk", 2048, 4) for part in ("mlp", "att") for layer in (FACE, FACE - 1)]
     jump = [SaeSpec("resid", FACE, "jumprelu", width, l0) for width in (512, 2048) for l0 in (4, 16)]
-    return (*sweep[4], *layers, *parts, *sweep[16], *jump, *sweep[8], *sweep[32])
+    return (*sweep[4], *layers, *parts, *sweep[16], *jump, *sweep[8])
 
 
 def reseeded(n_seeds: int) -> tuple[SaeSpec, ...]:
-    """Return the headline SAEs (the face at L0 4, up to 4,096 latents) once more for each seed from 1 to ``n_seeds`` − 1."""
-    headline = [spec for spec in full_suite()[:4] if (spec.layer, spec.l0) == (FACE, 4)]
+    """Return the headline SAEs (the face at L0 4, up to 2,048 latents) once more for each seed from 1 to ``n_seeds`` − 1."""
+    headline = [SaeSpec("resid", FACE, "topk", width, 4) for width in (512, 1024, 2048)]
     return tuple(replace(spec, seed=seed) for seed in range(1, n_seeds) for spec in headline)
 
 
@@ -129,7 +129,7 @@ def train_sae(spec: SaeSpec, batches: ActivationBatches, recipe: SaeRecipe, devi
     from sae_lens import LoggingConfig, SAETrainer
     from sae_lens.config import SAETrainerConfig
 
-    torch.manual_seed(recipe.seed + spec.seed)
+    torch.manual_seed(batches.seed)
     sae = _new_sae(spec, batches.x.shape[1], recipe, device)
     steps = recipe.steps_of(spec)
     if spec.architecture == "topk":
@@ -240,12 +240,27 @@ def calibrate_thresholds(sae: Any, x: torch.Tensor, l0: float) -> float:
     return factor
 
 
+def label_with(l0: float, folder: Path) -> None:
+    """Let a saved SAE say the L0 that it was measured to have instead of the one that it was trained towards."""
+    config = json.loads((folder / "cfg.json").read_text())
+    config["metadata"].pop("near_l0", None)
+    config["metadata"]["l0"] = round(l0, 3)
+    (folder / "cfg.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+
+def say_where(sae: Any, hook_name: str, layer: int, l0: float) -> None:
+    """Write into an SAE's metadata what it was trained on: the lab's model, the site, the L0 on its label."""
+    site = {"model_name": MODEL_NAME, "hook_name": hook_name, "hook_layer": layer, "near_l0": l0, "prepend_bos": True}
+    for name, value in site.items():
+        sae.cfg.metadata[name] = value
+
+
 def save_sae(sae: Any, spec: SaeSpec, folder: Path, **metadata: Any) -> None:
     """Save in SAELens' inference format (``cfg.json``, ``sae_weights.safetensors``), the weights as float16."""
     for name in set(sae.cfg.metadata.keys()) - {"sae_lens_version", "sae_lens_training_version"}:
         delattr(sae.cfg.metadata, name)
-    site = {"model_name": MODEL_NAME, "hook_name": spec.hook_name, "hook_layer": spec.layer, "near_l0": spec.l0}
-    for name, value in {**site, "prepend_bos": True, **metadata}.items():
+    say_where(sae, spec.hook_name, spec.layer, spec.l0)
+    for name, value in metadata.items():
         sae.cfg.metadata[name] = value
     if spec.architecture == "jumprelu":
         sae.fold_W_dec_norm()

@@ -9,7 +9,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from dm_utils.base.errors import ParameterError, require, shown
 
 Component = Literal["resid", "mlp", "att"]
-COMPONENTS: tuple[Component, ...] = ("resid", "mlp", "att")
 SIZE = 2**31 - 1  # what no count of anything here reaches
 Count = Annotated[int, Field(ge=1, le=SIZE)]
 

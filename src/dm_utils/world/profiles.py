@@ -62,7 +62,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
         "layer": 12,
         "near_l0": 60.0,
         "width": 16384,
-        "max_width": 131072,  # what fits into 16 GB, Section 5.3 included: `needs.free_tier`
+        "max_width": 131072,  # what fits into 16 GB, Section 5.3 included: `chapters.profiles.experiment.free_tier`
         "dtype": "bfloat16",
         "batch": 1,
     },

@@ -140,6 +140,16 @@ def load_sae(ref: SaeRef, device: torch.device | str = "cpu") -> SAE[Any]:
     return sae.eval().requires_grad_(False)
 
 
+def check_kind(sae: SAE[Any], name: str) -> None:
+    """Refuse what does not reconstruct each vector that it reads from that vector alone: its "error" would be another thing."""
+    kind = sae.cfg.architecture()
+    if hasattr(sae.cfg, "d_out") or kind == "temporal":
+        why = "reads a whole context at once" if kind == "temporal" else "reconstructs another site than it reads"
+        raise ParameterError(
+            f"the SAE {name!r} is a {kind}, which {why}; what is studied here is x − Sae(x), token by token: give an SAE"
+        )
+
+
 def check_weights(sae: SAE[Any], name: str) -> None:
     """Refuse an SAE that holds NaN or Inf: a comparison drops them, so that its numbers would look like numbers."""
     for part, values in sae.state_dict().items():
@@ -152,6 +162,7 @@ def check_weights(sae: SAE[Any], name: str) -> None:
 
 def check_loaded(ref: SaeRef, sae: SAE[Any]) -> None:
     """Refuse an SAE whose weights are not what its catalog entry says, or not numbers."""
+    check_kind(sae, ref.id)
     check_weights(sae, ref.id)
     hook = sae.cfg.metadata.hook_name
     if hook and hook != ref.hook_name:

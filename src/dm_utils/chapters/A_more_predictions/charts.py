@@ -165,6 +165,6 @@ def token_means(table: pd.DataFrame) -> alt.LayerChart:
     ]
     tooltip.append(alt.Tooltip("high:Q", title="10 % above", format=".4g"))
     y = alt.Y("mean:Q", title="squared error norm")
-    look = {"color": COLORS["error"], "size": 34, "opacity": 0.8}
-    marks = with_interval(base.encode(tooltip=tooltip), y, rule={"opacity": 0.12}, **look)
+    base = base.encode(tooltip=tooltip)
+    marks = with_interval(base, y, rule={"opacity": 0.12}, color=COLORS["error"], size=34, opacity=0.8)
     return marks.properties(width="container", height=300).interactive()

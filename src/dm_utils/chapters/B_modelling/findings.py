@@ -27,6 +27,25 @@ def coverage(*checks: pd.DataFrame) -> str:
     return f"{held} of {len(table)} intervals hold the exact value; 95 % of them should, on average. Agreement: **{agree}**."
 
 
+def coherence_alone(grid: pd.DataFrame, law: str, probability: float) -> str:
+    """What a cosine between all features does to the best probe, without crowding and with it: `grid` is `sweeps.cost_grid`."""
+    at = grid[(grid["law"] == law) & (grid["probability"] == probability)].set_index(["crowding", "signs", "cosine"])[
+        "explained"
+    ]
+    near, far = grid["cosine"].min(), grid["cosine"].max()
+
+    def step(crowding: str, signs: str) -> str:
+        return f"{at[crowding, signs, near]:.2f} to {at[crowding, signs, far]:.2f}"
+
+    few, many = "half as many as dimensions", "4 per dimension"
+    return (
+        f"As the cosine goes from {near:g} to {far:g} ({law}, on {probability:.1%} of the tokens), R² goes from {step(few, 'mixed')} for "
+        f"{few} and mixed signs. For {many} it goes from {step(many, 'mixed')} with mixed signs and from "
+        f"{step(many, 'all positive')} with a common direction: crowding is what costs, and one direction that all features share "
+        f"{'makes up for it' if at[many, 'all positive', far] > at[many, 'all positive', near] else 'does not make up for it'}."
+    )
+
+
 def average_weight(readings: pd.DataFrame) -> str:
     """Fig. 14: the dot products with a* equal an average weight: for one of the two averages, the interval of the slope lies in
     `EQUAL`. `readings` is `latent_norms.which_mean`."""
@@ -190,4 +209,16 @@ def nonlinear_from_sae(name: str, twins: Mapping[str, Estimate], mean_share: flo
         f"**On {name}**: Sae(x) predicts NonlinearError with R² = {twins['nonlinear_error']} (variance-weighted) and independent "
         f"noise of the same covariance, put in its place, with R² = {twins['independent_noise']}. The mean activation holds "
         f"{mean_share:.0%} of E‖x‖² here, so pure shrinkage towards it would show a cosine of about {(1 - mean_share) ** 0.5:.2f}."
+    )
+
+
+def tilted(shares: Mapping[str, float]) -> str:
+    """How much of the error of a turned atom is linear in x, for each set of features."""
+    whole = [case for case, r2 in shares.items() if r2 > 1 - 1e-9]
+    rest = [f"{100 * r2:.0f} % for {case}" for case, r2 in shares.items() if r2 <= 1 - 1e-9]
+    return (
+        f"All of it is linear for {' and for '.join(whole) or 'none of them'}"
+        + (f", {', '.join(rest)}" if rest else "")
+        + ". The slider "
+        "changes how large the error is, and nothing about that share."
     )

@@ -33,20 +33,24 @@ def shares(probe: NormProbe) -> dict[str, float]:
 
 def cost_grid(
     probabilities: Sequence[float] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
-    cosines: Sequence[float] = (0.0, 0.05, 0.1, 0.2, 0.4),
+    cosines: Sequence[float] = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6),
     d: int = 48,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Where the variance of ||x||^2 goes, for every law, crowding, cosine, sign of the cosines and firing probability.
 
-    All features fire equally often and have the same law. Returns columns for `charts.norm_costs`.
+    All features fire equally often and have the same law. `bound` is what the theorem's corollary promises for R² at the
+    dictionary's coherence (`norm_theory.coherence_bound`); there is none for more features than dimensions. Returns columns for
+    `charts.norm_costs` and `charts.probe_coherence`.
     """
     rows = []
     for (crowding, per), cosine, (signs, sign) in product(CROWDING.items(), cosines, SIGNS.items()):
         dictionary = synthetic.tilted_dictionary(int(per * d), d, cosine, sign, seed)
+        apart = norm_theory.coherence(dictionary) if per <= 1 else None
         for (law, (family, shape)), p in product(LAWS.items(), probabilities):
             moments = synthetic.law_moments(family, torch.full((len(dictionary),), p), 1.0, shape)
             found = shares(norm_theory.best_probe(dictionary, moments))
             where = {"crowding": crowding, "cosine": cosine, "signs": signs, "law": law, "probability": p}
-            rows.append(where | found)
+            bound = None if apart is None else norm_theory.coherence_bound(moments, apart)
+            rows.append(where | found | {"bound": bound})
     return pd.DataFrame(rows)

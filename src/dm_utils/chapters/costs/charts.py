@@ -27,7 +27,11 @@ def stages(table: pd.DataFrame) -> alt.LayerChart:
     """Microseconds per token of each stage, in the order of the table: columns `stage, us`."""
     base = alt.Chart(table.round(2)).encode(
         y=alt.Y("stage:N", sort=table["stage"].tolist(), title=None, axis=alt.Axis(labelLimit=300)),
-        x=alt.X("us:Q", title="microseconds of processor time per token"),
+        x=alt.X(
+            "us:Q",
+            title="microseconds of processor time per token",
+            scale=alt.Scale(domainMax=1.15 * table["us"].max()),
+        ),  # room for the number beside the longest bar
     )
     bars = base.mark_bar(color=COLORS["sae"], opacity=0.8).encode(
         tooltip=["stage:N", alt.Tooltip("us:Q", format=".1f")]

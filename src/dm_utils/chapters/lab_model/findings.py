@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -74,10 +75,10 @@ def over_seeds(rows: pd.DataFrame, metric: str) -> str:
     width, and so does every interval.
     """
     some = rows[rows["metric"] == metric]
-    widths = {int(width): group for width, group in some.groupby("d_sae") if group["seed"].nunique() > 1}
-    scatter = max((float(group["value"].max() - group["value"].min()) for group in widths.values()), default=0.0)
+    widths = [group for _, group in some.groupby("d_sae") if group["seed"].nunique() > 1]
+    scatter = max((float(group["value"].max() - group["value"].min()) for group in widths), default=0.0)
     text = float((some["high"] - some["low"]).mean())
-    pairs = list(zip(list(widths.values())[:-1], list(widths.values())[1:], strict=True))
+    pairs = list(pairwise(widths))
     apart = sum(one["low"].min() > two["high"].max() or one["high"].max() < two["low"].min() for one, two in pairs)
     return (
         f"{label(metric)}: at most {scatter:.4f} between seeds at one width, where an interval over text is {text:.4f} wide on average; "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import WIDE, chooser, named_colors
+from dm_utils.base.names import VECTOR_NAMES
+from dm_utils.charts.marks import WIDE, chooser, named_colors, near
 from dm_utils.charts.theme import COLORS, INK
 
 
@@ -54,3 +55,42 @@ def keep_k(curves: pd.DataFrame) -> alt.LayerChart:
     dot = here.mark_point(size=120, color=COLORS["error"])
     text = here.mark_text(dx=10, dy=-14, align="left", fontSize=13).encode(text=alt.Text("left:Q", format=".3f"))
     return alt.layer(line, dot, text).add_params(k, pick).properties(**WIDE, height=240)
+
+
+def to_scale(segments: pd.DataFrame, width: int = 480) -> alt.LayerChart:
+    """Draw one activation as the sum of its parts, a unit as long in both directions; a slider goes back through the tokens.
+
+    `segments` is what `to_scale.segments` gives. `width` is in pixels; the height follows from the data.
+    """
+    data = segments.round(4).assign(
+        says=[f"{name} {norm:.2f}" for name, norm in segments[["vector", "norm"]].to_numpy()]
+    )
+    across, up = [[*segments[f"{axis}1"], *segments[f"{axis}2"]] for axis in "xy"]
+    room = 0.06 * (max(across) - min(across))
+    ends = [[min(values) - room, max(values) + room] for values in (across, up)]
+    scales = [alt.Scale(domain=end, nice=False, zero=False) for end in ends]
+    height = round(width * (ends[1][1] - ends[1][0]) / (ends[0][1] - ends[0][0]))
+    top = int(segments["back"].max())
+    back = alt.param(name="back", value=0, bind=alt.binding_range(min=0, max=top, step=1, name="tokens back "))
+    hue = named_colors(list(VECTOR_NAMES.values()), list(VECTOR_NAMES))
+    base = alt.Chart(data).transform_filter(near("back", back))
+    base = base.encode(
+        x=alt.X("x1:Q", title=None, axis=None, scale=scales[0]),
+        y=alt.Y("y1:Q", title=None, axis=None, scale=scales[1]),
+        color=alt.Color("vector:N", title=None, scale=hue, legend=alt.Legend(columns=3, symbolType="stroke")),
+        tooltip=["vector:N", alt.Tooltip("norm:Q", format=".3f"), "token:N"],
+    )
+    lines = base.mark_rule(strokeWidth=3).encode(x2="x2:Q", y2="y2:Q")
+    tips = base.mark_point(size=45).encode(
+        x=alt.X("x2:Q", axis=None, scale=scales[0]), y=alt.Y("y2:Q", axis=None, scale=scales[1])
+    )
+    listed = base.transform_window(line="row_number()").mark_text(align="left", fontSize=12)
+    listed = listed.encode(
+        x=alt.value(4), y=alt.Y("line:O", axis=None, scale=alt.Scale(range=[10, 100])), text="says:N"
+    )
+    token = base.transform_filter(alt.datum.vector == VECTOR_NAMES["x"]).mark_text(
+        align="right", fontSize=13, color=INK
+    )
+    token = token.encode(x=alt.value(width), y=alt.value(10), text="token:N", color=alt.value(INK))
+    chart = alt.layer(lines, tips, listed, token).resolve_scale(y="independent")
+    return chart.add_params(back).properties(width=width, height=height)

@@ -36,3 +36,16 @@ def learned(table: pd.DataFrame, worst: float, norm: float, width: int) -> str:
         f"$\\|\\mathbf{{x}}\\|$ is {norm:.0f}. What is left over: at width {width:,} the SAEs leave {left} of the variance of "
         "the held-out tokens unexplained."
     )
+
+
+def in_scale(vectors: pd.DataFrame) -> str:
+    """One activation and its parts in numbers, from the rows of `to_scale.angles`."""
+    row = vectors.set_index("vector").astype(float).to_dict("index")
+    share = {name: each["norm / ‖x‖"] for name, each in row.items()}
+    return (
+        f"On this token $\\text{{Sae}}(\\mathbf{{x}})$ has {100 * share['Sae(x)']:.0f} % of the length of $\\mathbf{{x}}$ and lies "
+        f"{row['Sae(x)']['angle with x, °']:.0f}° from it. The error has {100 * share['SaeError']:.0f} % of that length: "
+        f"LinearError {100 * share['LinearError']:.0f} %, NonlinearError {100 * share['NonlinearError']:.0f} %, at "
+        f"{row['LinearError']['angle with NonlinearError, °']:.0f}° to each other. Over all tokens they are uncorrelated with "
+        "each other, on a single one they need not be at a right angle."
+    )

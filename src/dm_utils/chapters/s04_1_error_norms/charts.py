@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import WIDE, chooser
+from dm_utils.charts.marks import WIDE, chooser, texts, with_interval
 from dm_utils.charts.theme import COLORS, INK
 
 
@@ -36,3 +36,19 @@ def probe_scatter(points: pd.DataFrame, unit: str = "‖SaeError(x)‖²") -> al
         .encode(x=alt.value(8), y=alt.value(8), text="says:N")
     )
     return alt.layer(equal, dots.add_params(brush), text).add_params(pick).properties(**WIDE, height=320)
+
+
+def by_position(bins: pd.DataFrame, early: int) -> alt.LayerChart:
+    """Draw FVU by position in the context, one point with its interval per bin; a line marks where the kept positions begin."""
+    data = bins.assign(text=texts(bins, "value", "low", "high")).round({"value": 5, "low": 5, "high": 5})
+    scale = alt.Scale(type="log", base=2, padding=14, nice=False)
+    tooltip = ["first:Q", "last:Q", alt.Tooltip("text:N", title="FVU")]
+    base = alt.Chart(data).encode(
+        x=alt.X("first:Q", title="position in the context, from", scale=scale), tooltip=tooltip
+    )
+    y = alt.Y("value:Q", title="FVU at these positions", scale=alt.Scale(zero=False))
+    points = with_interval(
+        base, y, "line", color=COLORS["error"], point=alt.OverlayMarkDef(size=60, color=COLORS["error"])
+    )
+    rule = alt.Chart(pd.DataFrame({"first": [early]})).mark_rule(strokeDash=[4, 4], color=INK).encode(x="first:Q")
+    return alt.layer(points, rule).properties(**WIDE, height=220)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dm_utils.base.verdicts import Interval, higher, verdict, within
-from dm_utils.engine.suite import estimates, steps
+from dm_utils.base.verdicts import Interval, above, higher, verdict, within
+from dm_utils.base.words import how_many
+from dm_utils.base.words import span as reach
+from dm_utils.engine.suite import steps
+from dm_utils.engine.token_identity import BEYOND, TOKEN, TOKENS, X
 from dm_utils.maths.resampling import Estimate
+from dm_utils.maths.tables import estimates
 
 R2, IDENTITY = "r2_error_norm", "r2_token_identity"
 
@@ -112,6 +116,24 @@ def identity_wins(by_layer: pd.DataFrame) -> str:
     )
 
 
+def beyond_tokens(table: pd.DataFrame) -> str:
+    """What the activation adds to the token's mean, and to that of three tokens, over the layers; rows of `token_table`."""
+    by = {name: some.sort_values("layer") for name, some in table.groupby("predictor")}
+    said = []
+    for name, words in ((TOKEN, "the mean of the token"), (TOKENS, "means over the token and the two before it")):
+        alone, both = by[name], by[BEYOND[name]]
+        adds = [above(value, 0) for value in estimates(both, "beyond_norm")].count(True)
+        pairs = zip(alone["layer"], estimates(alone, "r2_norm"), estimates(by[X], "r2_norm"), strict=True)
+        wins = sorted(layer for layer, mean, x in pairs if higher(mean, x))
+        ahead = f"at {layers_in_words(wins)}" if wins else "at no layer"
+        said.append(
+            f"Of the squared error norm, {words} explain{'s' * (name == TOKEN)} $R^2$ = {reach(alone['r2_norm'])} over "
+            f"{len(alone)} layers, {ahead} more than the activation. Of what is left then, the activation explains "
+            f"{reach(both['beyond_norm'])}, more than nothing at {how_many(adds, len(both))} of the layers."
+        )
+    return "\n\n".join(said)
+
+
 def layers_in_words(layers: list[int]) -> str:
     """Layers as a phrase."""
     return f"layer {layers[0]}" if len(layers) == 1 else f"layers {', '.join(map(str, layers[:-1]))} and {layers[-1]}"
@@ -130,3 +152,10 @@ def learned(main: pd.DataFrame, every: Interval) -> str:
         f"the norm of $\\mathbf{{x}}$ itself ($R^2$ = {ceiling:.2f}), which the paper finds almost perfectly predictable "
         "(Section 5.1 takes this up)."
     )
+
+
+def early_tokens(ratio: Estimate, early: int) -> str:
+    """Whether the first tokens of a context are easier to reconstruct, from the ratio of their FVU to that of the others."""
+    harder = above(ratio, 1)
+    words = {True: "harder to reconstruct than", False: "easier to reconstruct than", None: "not told apart from"}
+    return f"Tokens before position {early} are {words[harder]} the later ones: their FVU is {ratio} times as large."

@@ -6,7 +6,10 @@ import pandas as pd
 
 from dm_utils.base.verdicts import Interval, above, verdict, within
 from dm_utils.base.words import code
-from dm_utils.engine.suite import estimates, steps
+from dm_utils.engine.suite import steps
+from dm_utils.engine.token_identity import BEYOND, TOKEN, TOKENS, X
+from dm_utils.maths.resampling import Estimate
+from dm_utils.maths.tables import estimates
 
 MEAN, WEIGHTED, RESCALED = "r2_error_vector", "r2_error_vector_weighted", "r2_error_vector_rescaled"
 SURVIVES = 0.9  # of an R²: the share that has to be left after rescaling
@@ -34,6 +37,21 @@ def by_dimension(dimensions: pd.DataFrame, sae_id: str) -> str:
         f"For {code(sae_id)} the mean over {len(r2)} dimensions is {r2.mean():.3f} and the weighted value {weighted:.3f}. The "
         f"dimension with the most error variance (number {largest.dimension:.0f}) holds {100 * largest.share:.1f} % of it, "
         f"{len(r2) * largest.share:.1f} times an equal share, and has $R^2$ = {largest.r2:.3f}."
+    )
+
+
+def beyond_tokens(table: pd.DataFrame) -> str:
+    """How much of Eq. 11 is more than a mean by token, for one SAE; rows of `engine.token_identity.token_table`."""
+    row = {name: some.iloc[0] for name, some in table.groupby("predictor")}
+    found = {name: Estimate.read(row[name], "r2_vector") for name in row}
+    adds = {name: Estimate.read(row[BEYOND[name]], "beyond_vector") for name in BEYOND}
+    more = above(adds[TOKENS], 0)
+    judged = "so part of $\\mathbf{b}^*$ is more than which tokens these are" if more else "which may be nothing"
+    return (
+        f"For {code(row[X]['sae_id'])}, $\\mathbf{{x}}$ explains {found[X]} of the error vector (variance-weighted), the mean of "
+        f"the token {found[TOKEN]}, means over the token and the two before it {found[TOKENS]}. Of what the token's mean "
+        f"leaves, $\\mathbf{{x}}$ explains {adds[TOKEN]}; of what those of three tokens leave {adds[TOKENS]}, {judged}. "
+        f"Together they explain {found[BEYOND[TOKEN]]} and {found[BEYOND[TOKENS]]}."
     )
 
 

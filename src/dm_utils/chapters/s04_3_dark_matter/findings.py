@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE, above, verdict, within
+from dm_utils.base.words import code
 from dm_utils.engine.breakdown import WidthFits
 from dm_utils.engine.suite import steps
+from dm_utils.engine.token_identity import BEYOND, TOKEN, TOKENS, X
 from dm_utils.maths.resampling import Estimate
 
 Fits = Mapping[float, WidthFits]  # by L0
@@ -99,6 +101,21 @@ def headlines(tables: Mapping[float, pd.DataFrame]) -> dict[float, str]:
             f"L0 near {near:g}, {int(widest['d_sae']):,} latents: {left:.1f} % unexplained, {part:.0f} % of that nonlinear"
         )
     return said
+
+
+def beyond_tokens(table: pd.DataFrame) -> str:
+    """How much of NonlinearError means by token take off, for one SAE; rows of `engine.token_identity.token_table`."""
+    row = {name: some.iloc[0] for name, some in table.groupby("predictor")}
+    fvu = {name: Estimate.read(row[name], "fvu") for name in (X, *BEYOND.values())}
+    taken = {name: Estimate.read(row[BEYOND[name]], "of_nonlinear") for name in BEYOND}
+    most = above(taken[TOKENS], 0.5)
+    share = "About half" if most is None else "Most" if most else "Less than half"
+    return (
+        f"With the mean of the token as a predictor beside $\\mathbf{{x}}$, FVU nonlinear of {code(row[X]['sae_id'])} goes from "
+        f"{fvu[X]} to {fvu[BEYOND[TOKEN]]}: the token takes {taken[TOKEN]} of NonlinearError. With means over the token and the "
+        f"two before it, it goes to {fvu[BEYOND[TOKENS]]}, and they take {taken[TOKENS]}. {share} of NonlinearError is which "
+        "three tokens these are."
+    )
 
 
 def at_each(fits: Fits, say: Callable[[WidthFits], str]) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE, above, higher, verdict
-from dm_utils.engine.suite import estimates
 from dm_utils.maths.resampling import Estimate
+from dm_utils.maths.tables import estimates
 
 HALF = 0.5
 

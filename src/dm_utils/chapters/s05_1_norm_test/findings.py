@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from dm_utils.base.names import VECTOR_NAMES, VECTORS
-from dm_utils.base.verdicts import verdict
+from dm_utils.base.verdicts import higher, verdict, within
 from dm_utils.base.words import escape
+from dm_utils.maths.tables import estimates
 
 NOTABLY = 0.1  # by this much an R² is notably lower than another
 PERFECT = 0.9  # an R² from here on is almost perfect
@@ -17,13 +20,12 @@ LIFTED = 0.05  # by this much an R² has risen
 def parts(table: pd.DataFrame) -> pd.DataFrame:
     """The two parts from x, one row per SAE: `linear`, `nonlinear` (R²) and `lower`: True where the nonlinear part scores lower
     with intervals apart, False where it scores higher with intervals apart, None where they overlap."""
-    rows = table[(table["regressor"] == "from x") & table["vector"].isin(["linear", "nonlinear"])]
-    wide = rows.pivot(index=["hook_name", "sae_id"], columns="vector", values=["value", "low", "high"])
-    lower = wide["high", "nonlinear"] < wide["low", "linear"]
-    higher = wide["low", "nonlinear"] > wide["high", "linear"]
-    cases = [True if a else False if b else None for a, b in zip(lower, higher, strict=True)]
-    r2 = {name: wide["value", name] for name in ("linear", "nonlinear")}
-    return pd.DataFrame(r2).assign(lower=pd.Series(cases, index=wide.index, dtype=object))
+    rows = table[table["regressor"] == "from x"].set_index(["hook_name", "sae_id"]).sort_index()
+    linear = rows[rows["vector"] == "linear"]
+    nonlinear = rows[rows["vector"] == "nonlinear"].reindex(linear.index)
+    cases = [higher(*pair) for pair in zip(estimates(linear), estimates(nonlinear), strict=True)]
+    lower = pd.Series(cases, index=linear.index, dtype=object)
+    return pd.DataFrame({"linear": linear["value"], "nonlinear": nonlinear["value"], "lower": lower})
 
 
 def medians(table: pd.DataFrame) -> dict[str, float]:
@@ -58,10 +60,7 @@ def claims(table: pd.DataFrame) -> pd.DataFrame:
     notably = [
         (True if lower else None) if g >= NOTABLY else False for g, lower in zip(gap, each["lower"], strict=True)
     ]
-    perfect = [
-        True if low >= PERFECT else False if high < PERFECT else None
-        for low, high in zip(x["low"], x["high"], strict=True)
-    ]
+    perfect = [within(r2, PERFECT, math.inf) for r2 in estimates(x)]
     above, below = (each["lower"] == True).sum(), (each["lower"] == False).sum()  # noqa: E712
     rows = [
         (

@@ -14,7 +14,7 @@ def linear_shares(measured: pd.DataFrame) -> pd.Series:
 
 
 def most_equal(study: Study) -> SaeRef:
-    """The SAE of the study's layer whose error is nearest to half linear; the first such in the order of the suite."""
-    refs = study.saes()
+    """The SAE of the study's layer and architecture whose error is nearest to half linear; the first such in the suite's order."""
+    refs = study.saes(architecture=study.sae().architecture)
     shares = linear_shares(study.measure(refs))
     return refs[int((shares - 0.5).abs().to_numpy().argmin())]

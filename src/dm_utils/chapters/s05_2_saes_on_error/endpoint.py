@@ -68,7 +68,7 @@ class EndpointConfig:
         url = urlsplit(self.base_url)
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ParameterError(
-                "base_url must look like 'https://host/v1'; the one given has no http(s) scheme or no host"
+                "the endpoint's base_url must look like 'https://host/v1'; the one given has no http(s) scheme or no host"
             )
         if "@" in url.netloc or url.query:
             raise ParameterError(

@@ -6,17 +6,12 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from dm_utils.base.verdicts import verdict
+from dm_utils.base.verdicts import above, verdict
 from dm_utils.base.words import escape, interval
 from dm_utils.chapters.s05_2_saes_on_error.charts import TARGET_NAMES
 from dm_utils.maths.resampling import Estimate
 
 EQUAL = (0.4, 0.6)  # of the error's variance: a part with a share in this range is about as large as the other
-
-
-def above(found: Estimate) -> bool | None:
-    """Whether an interval lies above 0: None where it holds 0."""
-    return True if found.low > 0 else False if found.high < 0 else None
 
 
 def sizes(shares: pd.Series, chosen: str) -> str:
@@ -43,7 +38,7 @@ def reconstruction(fvu: Mapping[str, Estimate], gaps: Mapping[str, Estimate]) ->
     parts, twins = gaps["parts"], gaps["twins"]
     said = (
         f"{100 * twins.value / parts.value:.0f} % of it"
-        if above(parts)
+        if above(parts, 0)
         else "although the parts do not differ that way"
     )
     return (
@@ -104,17 +99,17 @@ def claims(gaps: Mapping[str, Estimate], explanation: Estimate, judge: str, shar
         (
             "An SAE reconstructs the linear part better",
             f"FVU lower by {gaps['parts']}",
-            verdict([above(gaps["parts"])]),
+            verdict([above(gaps["parts"], 0)]),
         ),
         (
             "(not asked) and by more than the covariances give",
             f"linear minus nonlinear, beyond the Gaussian twins: {gaps['beyond']}",
-            verdict([above(gaps["beyond"])]),
+            verdict([above(gaps["beyond"], 0)]),
         ),
         (
             "Latents of the linear part are explained better",
             f"balanced accuracy higher by {explanation} (by {judge})",
-            verdict([above(explanation)]),
+            verdict([above(explanation, 0)]),
         ),
     ]
     return pd.DataFrame(rows, columns=["The paper", "This run", "Verdict"])

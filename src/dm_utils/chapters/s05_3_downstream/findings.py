@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
 
 from dm_utils.base.names import PART_NAMES
-from dm_utils.base.verdicts import verdict
-from dm_utils.maths.resampling import Estimate
+from dm_utils.base.verdicts import above, verdict, within
+from dm_utils.maths.tables import estimates
 
 REASONABLE = 0.1  # a prediction is reasonable within this of what is recovered
 SHARES = {"share_norm": "share of norm", "share_variance": "share of variance"}
 LOSSES = {"ce": "cross-entropy", "kl": "KL"}
 INTERACT = 1.02  # what the parts recover adds up to more than this where each makes up for the other's absence
-
-
-def estimates(table: pd.DataFrame, metric: str) -> list[Estimate]:
-    """A metric of every SAE, with its interval."""
-    return [Estimate.read(row, metric) for _, row in table.iterrows()]
-
-
-def above(found: Iterable[Estimate]) -> list[bool | None]:
-    """Whether each interval lies above 0: None where it holds 0."""
-    return [True if e.low > 0 else False if e.high < 0 else None for e in found]
 
 
 def reasonable(table: pd.DataFrame, share: str) -> list[bool | None]:
@@ -33,10 +21,9 @@ def reasonable(table: pd.DataFrame, share: str) -> list[bool | None]:
     """
     cases: list[bool | None] = []
     for part in ("linear", "nonlinear"):
-        for found, predicted in zip(estimates(table, f"ce_recovered_{part}"), table[f"{share}_{part}"], strict=True):
-            low, high = found.low - predicted, found.high - predicted
-            inside = low >= -REASONABLE and high <= REASONABLE
-            cases.append(True if inside else False if low > REASONABLE or high < -REASONABLE else None)
+        recovered = estimates(table, f"ce_recovered_{part}")
+        predicted = table[f"{share}_{part}"]
+        cases += [within(r, p - REASONABLE, p + REASONABLE) for r, p in zip(recovered, predicted, strict=True)]
     return cases
 
 
@@ -65,7 +52,7 @@ def claims(table: pd.DataFrame) -> pd.DataFrame:
         "difference": "(not asked) LinearError exceeds its share by more than NonlinearError does",
     }
     for name, claim in beyond.items():
-        cases = above(estimates(table, f"ce_excess_{name}"))
+        cases = [above(excess, 0) for excess in estimates(table, f"ce_excess_{name}")]
         rows.append((claim, f"{table[f'ce_excess_{name}'].mean():+.3f} on average; {count(cases)}", verdict(cases)))
     return pd.DataFrame(rows, columns=["The paper", "This run", "Verdict"])
 

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from dm_utils.chapters.s06_1_pursuit.encoders import ENCODERS, decoded, encoded_result, padded, pursue
 from dm_utils.engine.breakdown import WidthFits, curve, fvu_draws
+from dm_utils.engine.explorer import Kernel
 from dm_utils.maths.encoding import encode
 from dm_utils.maths.pursuit import SparseCodes
 from dm_utils.maths.resampling import Estimate
@@ -115,14 +116,18 @@ def breakdown_with_encoder(
     return pd.concat([rest, encoder, nonlinear], ignore_index=True)
 
 
+OWN, PURSUIT = "the SAE's own encoder", "gradient pursuit"
+
+
 def token_paths(study: Study, ref: SaeRef, rows: Sequence[int], atoms: int = 32) -> pd.DataFrame:
-    """What is left of single tokens as atoms are added: pursuit's first k, and the encoder's k largest latents.
+    """Single tokens as atoms are added: pursuit's first k, beside the k largest latents of the SAE's own encoder.
 
     Returns
     -------
     DataFrame
-        ``token`` (its number and text, which comes from the wild), ``encoder``, ``atoms`` (k), ``left``: the share of
-        ‖x − mean‖² that remains. The encoder's line ends at the token's own L0.
+        One row per ``token`` (its number and text, which comes from the wild), ``encoder`` and ``atoms`` (k): ``left``, the share
+        of ‖x − mean‖² that remains, none of the SAE's own encoder beyond the token's own L0; ``latent, size``, lists of the atoms in
+        order and of how long each stands in the sum; ``both``, whether the other encoder has each by then, too.
     """
     sae, site = study.load_sae(ref), study.site(ref.layer, ref.component)
     x = site.x[list(rows)].to(sae.W_dec.device)
@@ -131,14 +136,34 @@ def token_paths(study: Study, ref: SaeRef, rows: Sequence[int], atoms: int = 32)
     order = own.weights.argsort(dim=1, descending=True)
     own = SparseCodes(own.indices.gather(1, order), own.weights.gather(1, order))
     names = [f"{row}: {text!r}" for row, text in zip(rows, study.token_text(site.token_id[list(rows)]), strict=True)]
-    found = []
+    norms, found = sae.W_dec.detach().norm(dim=1), []
     for k in range(min(atoms, ref.d_sae) + 1):
-        kept = SparseCodes(own.indices[:, :k], own.weights[:, :k])
-        for encoder, out in (
-            ("the SAE's own encoder", decoded(sae, x, kept)),
-            ("gradient pursuit", pursue(sae, x, k)[1]),
-        ):
-            left = ((x - out).square().sum(1) / total).tolist()
-            ends = own.l0 if encoder != "gradient pursuit" else torch.full_like(own.l0, k)
-            found += [(n, encoder, k, v) for n, v, end in zip(names, left, ends.tolist(), strict=True) if k <= end]
-    return pd.DataFrame(found, columns=["token", "encoder", "atoms", "left"])
+        sides = {OWN: SparseCodes(own.indices[:, :k], own.weights[:, :k]), PURSUIT: pursue(sae, x, k)[0]}
+        left = {name: ((x - decoded(sae, x, codes)).square().sum(1) / total).tolist() for name, codes in sides.items()}
+        for t, token in enumerate(names):
+            chosen = {name: codes.indices[t][codes.weights[t] > 0].tolist() for name, codes in sides.items()}
+            for name, other in ((OWN, PURSUIT), (PURSUIT, OWN)):
+                codes = sides[name]
+                size = (codes.weights[t] * norms[codes.indices[t]])[codes.weights[t] > 0].tolist()
+                remains = left[name][t] if name == PURSUIT or k <= own.l0[t] else None
+                row = {
+                    "token": token,
+                    "encoder": name,
+                    "atoms": k,
+                    "left": remains,
+                    "latent": chosen[name],
+                    "size": size,
+                }
+                found.append(row | {"both": [latent in chosen[other] for latent in chosen[name]]})
+    return pd.DataFrame(found)
+
+
+def latent_words(study: Study, ref: SaeRef, paths: pd.DataFrame, n: int = 2) -> dict[int, str]:
+    """The tokens that each latent of `token_paths` writes for most, as text from the wild; none where it writes elsewhere."""
+    latents = sorted({latent for some in paths["latent"] for latent in some})
+    if ref.component == "att":  # what enters the projection is no direction of the residual stream
+        return dict.fromkeys(latents, "")
+    kernel = Kernel(study)
+    weights = study.load_sae(ref).W_dec.detach()[latents].to(kernel.unembedding) @ kernel.unembedding.T
+    tokens = study.token_text(weights.topk(n).indices.flatten().cpu())
+    return {latent: " ".join(tokens[n * i : n * (i + 1)]) for i, latent in enumerate(latents)}

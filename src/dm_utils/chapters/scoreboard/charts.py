@@ -14,7 +14,7 @@ PARTS_OF_THE_PAPER = {
     "§4": "§4 Predicting error",
     "§5": "§5 The parts",
 }
-PARTS_OF_THE_PAPER |= {"§6": "§6 Reducing it", "App": "Appendices"}
+PARTS_OF_THE_PAPER |= {"§6": "§6 Reducing it", "§7": "§7 Uses", "App": "Appendices"}
 
 
 def part_of(place: str) -> str:
@@ -50,5 +50,5 @@ def verdicts(board: pd.DataFrame) -> alt.Chart:
         )
         .transform_filter(alt.datum.profile == profile)
         .add_params(profile)
-        .properties(**WIDE, height=200)
+        .properties(**WIDE, height=230)
     )

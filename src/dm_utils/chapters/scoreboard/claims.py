@@ -47,6 +47,7 @@ NORM_TEST = {
 }
 LEAD = "lead_of_activation_over_best_easy_predictor"
 BETWEEN = r"R² of {} from (?!same).*: SAE reconstruction, alone"
+REMOVED = r"R², variance-weighted of nonlinear from (?!same).*: SAE reconstruction, together with x"  # 1 − FVU_nl with it / without
 PURSUIT, DOWNSTREAM, A = "06_1_pursuit", "05_3_downstream", "A_more_predictions"
 WIDTHS, SPARSITIES = ["architecture", "l0_near"], ["architecture", "d_sae"]
 
@@ -69,6 +70,15 @@ def first(found: pd.DataFrame) -> pd.Series:
 
 
 SECTION_4 = [
+    Claim(
+        "early-tokens",
+        "§4",
+        "Earlier tokens of a context are easier to reconstruct",
+        "easier",
+        "the SAE that the book opens with: FVU of the positions left out over that of the kept ones below 1",
+        below(Rows("04_1_error_norms", "FVU of early positions over that of later ones"), 1),
+        "04_1_error_norms",
+    ),
     Claim(
         "half",
         "abstract",
@@ -160,6 +170,15 @@ SECTION_4 = [
         "every SAE: R² of the vector below that of the norm, intervals apart",
         ahead(NORM, VECTOR),
         "04_2_error_vectors",
+    ),
+    Claim(
+        "subspaces",
+        "§4.2",
+        "There are large linear subspaces that the SAE is mostly failing to learn",
+        "not reported",
+        "in a tenth of the directions of b* or more, the error keeps over half of the variance of x",
+        above(Rows("beyond_linear", "missed_directions, share of the dimensions"), 0.1),
+        "beyond_linear",
     ),
     Claim(
         "vector-width",
@@ -403,12 +422,39 @@ SECTION_6 = [
         "abstract",
         "Earlier SAEs reduce nonlinear error by more than pursuit does",
         "larger reduction",
-        "every component: the share of nonlinear error removed (R²) above the smallest share that pursuit removes at any width",
+        "at the same width: the share of FVU nonlinear that each component removes beside x, above the share that pursuit removes",
         ahead(
-            Rows("06_2_between_saes", BETWEEN.format("nonlinear")),
-            Rows(PURSUIT, "fvu_nonlinear_drop_relative", "9a", lambda found: found["value"] == found["value"].min()),
-            on=["profile"],
+            Rows("06_2_between_saes", REMOVED),
+            Rows(PURSUIT, "fvu_nonlinear_drop_relative", "9a"),
+            on=["profile", "d_sae"],
         ),
+        "06_2_between_saes",
+    ),
+    Claim(
+        "side-channel",
+        "§7",
+        "Some subspaces resist being learned: a low-rank dense side channel would take the linear error",
+        "not reported",
+        "a quarter of the dimensions hold nine tenths of the linear error",
+        below(Rows("beyond_linear", "rank_for_90_percent, share of the dimensions"), 0.25),
+        "beyond_linear",
+    ),
+    Claim(
+        "forecast",
+        "§7",
+        "Small SAEs forecast the errors of larger ones",
+        "predictable",
+        "every pair of widths: R² of Eq. 13 (one scalar) above 0.9",
+        above(per_token(), 0.9),
+        "04_4_per_token",
+    ),
+    Claim(
+        "circuits",
+        "§7",
+        "Earlier SAEs explain part of the error, so circuits need smaller noise terms",
+        "0.06 to 0.10",
+        "every component: R² of the error above 0",
+        above(Rows("06_2_between_saes", BETWEEN.format("error")), 0),
         "06_2_between_saes",
     ),
 ]

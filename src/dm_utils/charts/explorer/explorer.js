@@ -13,9 +13,10 @@ export class Explorer {
   /**
    * `backend.ask(request)` answers as `explorer_contract.py` says. `useAddress`: keep the state in the page's address.
    * `given`: the part of the first state that the notebook chose. `parts`: which of PARTS_OF_PAGE to show; none means all.
+   * `leads`: the address of the whole explorer, where a click on a token leads.
    */
-  constructor(node, backend, { useAddress = false, given = {}, parts = [] } = {}) {
-    Object.assign(this, { node, backend, useAddress, given, turns: {}, answers: [], parts: new Set(parts.length ? parts : PARTS_OF_PAGE) });
+  constructor(node, backend, { useAddress = false, given = {}, parts = [], leads = "" } = {}) {
+    Object.assign(this, { node, backend, useAddress, given, leads, turns: {}, answers: [], parts: new Set(parts.length ? parts : PARTS_OF_PAGE) });
     backend.onNews = (news) => this.news(news);
   }
 
@@ -35,7 +36,7 @@ export class Explorer {
     this.message = make("p", { className: "dmx-message", "aria-live": "polite" });
     this.status = make("p", { className: "dmx-status", role: "status" });
     this.bar = make("progress", { max: 1, value: 0, hidden: true, "aria-label": "Download of the model and the SAE" });
-    this.strip = new TokenStrip((position) => this.change({ position }));
+    this.strip = new TokenStrip((position) => this.change({ position }), this.leads ? (position) => this.lead(position) : null);
     this.strip.node.setAttribute("aria-live", "off");
     this.panels = [0, 1].map(() => new TokenPanel((latent, factor) => this.scale(latent, factor), (position) => this.change({ position })));
     this.intervention = new InterventionPanel((part) => this.change(part));
@@ -43,8 +44,14 @@ export class Explorer {
     this.node.classList.add("dmx");
     const text = this.entry(), choices = this.choices(), take = this.takeAlong(), { node: tokens, key } = this.strip;
     const sections = [["text", text], ["sae", choices], ["", this.status], ["", this.bar], ["tokens", tokens], ["tokens", key], ["", this.side], ["take", take]];
+    if (this.leads) sections.splice(5, 0, ["tokens", this.strip.said]);
     this.node.replaceChildren(this.message, ...sections.filter(([part]) => !part || this.parts.has(part)).map(([, node]) => node));
-    if (!this.backend.live && this.about.size) this.status.textContent = this.invitation();
+    if (!this.backend.live && this.about.size && !this.leads) this.status.textContent = this.invitation();
+  }
+
+  /** Go to the whole explorer, with this text and this token in its address. */
+  lead(position) {
+    location.href = this.leads + toHash({ ...this.state, position }, this.about, { text: null, sae: null });
   }
 
   invitation() {
@@ -217,13 +224,13 @@ export class Explorer {
       const { explained, linear, nonlinear, lost } = totals(one), dark = make("strong", {}, percent(nonlinear));
       const parts = [make("em", {}, saeName(this.sae(id), true)), ` explains ${percent(explained)} of the variance; an affine map of x has ${percent(linear)} more; `,
         dark, " stays nonlinear: dark matter."];
-      if (lost !== null) parts.push(` With Sae(x) in its place the loss rises by ${number(lost)} nats.`);
+      if (lost !== null && !this.leads) parts.push(` With Sae(x) in its place the loss rises by ${number(lost)} nats.`);
       return parts;
     };
     const [first, second] = this.answers.map((one, i) => say(one, this.ids[i])), plural = count === 1 ? "this token" : `these ${count} tokens`;
     this.message.replaceChildren(`On ${plural} the SAE `, ...first, ...(second ? [make("br"), "Beside it, the SAE ", ...second] : []));
     if (answer.truncated) this.message.append(` Only the first ${count} tokens of the text are used.`);
-    if (count && answer.tokens.length <= this.about.skip * 2) this.message.append(this.early());
+    if (count && answer.tokens.length <= this.about.skip * 2 && !this.leads) this.message.append(this.early());
   }
 
   early() {

@@ -36,13 +36,16 @@ export const SHADES = {
 };
 
 export class TokenStrip {
-  constructor(onChoose) {
+  /** `onChoose(position)`: the reader walks to a token, or clicks on it. With `onOpen(position)` walking and pointing only read a token
+   * out below the strip, and a click or Enter opens it. */
+  constructor(onChoose, onOpen = null) {
     this.boxes = [];
+    this.said = make("p", { className: "dmx-said", "aria-live": "polite" });
     this.node = make("div", { className: "dmx-tokens", tabIndex: 0, role: "listbox" });
-    this.node.setAttribute("aria-label", "Tokens of the text. Arrow keys move from token to token.");
+    this.node.setAttribute("aria-label", "Tokens of the text. Arrow keys move from token to token." + (onOpen ? " Enter opens one in the explorer." : ""));
     this.key = make("div", { className: "dmx-key" });
     this.node.addEventListener("keydown", (event) => this.walk(event, onChoose));
-    this.onChoose = onChoose;
+    Object.assign(this, { onChoose, onOpen });
     this.prefix = `dmx${Math.random().toString(36).slice(2, 8)}`;
   }
 
@@ -58,7 +61,7 @@ export class TokenStrip {
       box.lastChild.style.setProperty("--dmx-depth", depth ? `${(6 + 50 * depth).toFixed(1)}%` : "0%");
     });
     this.node.replaceChildren(...this.boxes.flatMap((box, t) => (first.tokens[t].includes("\n") ? [box, make("br")] : [box])));
-    this.legend(quantity, low, high, answers.length > 1);
+    this.legend(quantity, low, high, answers.length > 1, first.tokens.length > 1 && skip > 1);
     this.choose(position, false);
   }
 
@@ -77,13 +80,15 @@ export class TokenStrip {
     const box = make("span", { className: `dmx-token${early}`, id: `${this.prefix}-${t}`, role: "option" }, bars, text);
     box.setAttribute("aria-label", `token ${t}: ${text.textContent}${said.length ? `; ${said.join("; ")}` : ""}`);
     box.title = `token ${t}: “${text.textContent}” ${t ? said.join(" | ") : "begins every text"}`;
-    box.addEventListener("click", () => this.onChoose(t));
+    box.addEventListener("click", () => (this.onOpen ?? this.onChoose)(t));
+    if (this.onOpen) box.addEventListener("pointerenter", () => this.choose(t, false));
     return box;
   }
 
-  legend(quantity, low, high, two) {
+  legend(quantity, low, high, two, early) {
     const swatch = (part, text) => make("span", {}, make("i", { className: `dmx-swatch dmx-${part}` }), ` ${text}`);
     const parts = [swatch("explained", "explained by the SAE"), swatch("linear", "linear error"), swatch("nonlinear", "nonlinear error")];
+    if (this.onOpen && early) parts.push(make("span", {}, "paler: before the positions that the linear error was fitted at"));
     if (two) parts.push(make("span", {}, "left bar: first SAE; right bar: second"));
     if (quantity === SHADES.lookup) parts.push(make("span", {}, "shaded: the probe on x is nearer to ‖e‖² than the token's mean is"));
     else if (quantity !== SHADES.none) {
@@ -98,10 +103,12 @@ export class TokenStrip {
     for (const other of this.boxes) other.setAttribute("aria-selected", String(other === box));
     if (box) this.node.setAttribute("aria-activedescendant", box.id);
     if (scroll) box?.scrollIntoView({ block: "nearest" });
+    this.said.textContent = box?.title ?? "";
     this.position = position;
   }
 
   walk(event, onChoose) {
+    if (event.key === "Enter" && this.onOpen) return void this.onOpen(this.position);
     const last = this.boxes.length - 1;
     const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10, Home: -last, End: last };
     if (!(event.key in moves)) return;

@@ -22,6 +22,7 @@ class KernelBackend {
 }
 
 function render({ model, el }) {
+  el.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab would take the arrow keys for its cells
   new Explorer(el.appendChild(document.createElement("div")), new KernelBackend(model), { given: model.get("state"), parts: model.get("parts") }).start();
 }
 

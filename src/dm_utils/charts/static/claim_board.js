@@ -18,8 +18,9 @@ function chooser(label, options) {
 
 function row(claim, folder) {
   const line = element("tr");
-  for (const [key] of COLUMNS) {
+  for (const [key, title] of COLUMNS) {
     const cell = element("td", key === "claim" ? "" : claim[key]);
+    cell.dataset.head = title;
     if (key === "verdict") {
       cell.className = `dm-verdict dm-${claim.verdict.split(" ")[0]}`;
       if (claim.of > 1) cell.append(element("small", ` ${claim.agree} of ${claim.of}`));
@@ -66,6 +67,7 @@ function render({ model, el }) {
   }
   for (const control of [verdict, profile, words]) control.addEventListener("input", draw);
   el.classList.add("dm-board");
+  el.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab would take the arrow keys for its cells
   el.append(controls, frame);
   draw();
 }

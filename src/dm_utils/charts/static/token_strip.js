@@ -21,6 +21,7 @@ function render({ model, el }) {
   const at = (sae, index) => values[(sae * quantities.length + model.get("quantity")) * tokens.length + index];
 
   const root = make("div", "dm-strip", el);
+  root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab would take the arrow keys for its cells
   const controls = make("div", "dm-strip-controls", root);
   const strip = make("div", "dm-strip-tokens", root);
   const key = make("div", "dm-strip-key", root);

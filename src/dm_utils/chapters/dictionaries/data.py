@@ -1,0 +1,103 @@
+"""What the dictionaries train on: the lab's training text through the lab's model, at one layer, and the loss's gradients there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from dm_utils.base.files import digest_of
+from dm_utils.dictionaries.training import Activations
+from dm_utils.lab import activations, pipeline
+
+
+def hook_of(layer: int) -> str:
+    """The site: the residual stream after a layer."""
+    return f"blocks.{layer}.hook_resid_post"
+
+
+def prepare(work: Path, layer: int) -> None:
+    """Put text, model and activations into the work folder, as far as they are not there.
+
+    The text is the lab's training text: the documentation inside the installed packages, so another environment has another text.
+    """
+    pipeline.adopt_model(work)
+    recipe = pipeline.LabRecipe(suite=(f"resid_{layer}_topk_512_l0_16",))  # names the site, no more
+    training, held_out = pipeline.prepare_text(work, recipe)
+    pipeline.collect_activations(work, training, held_out, recipe)
+
+
+def identity(work: Path) -> str:
+    """A digest of the training text's tokens."""
+    return digest_of(work / "text" / "training.npy")[:16]
+
+
+def load(work: Path, part: str, layer: int) -> torch.Tensor:
+    """Activations [token, d], float16, of the text that trains or calibrates."""
+    return torch.from_numpy(np.load(work / "activations" / part / f"{hook_of(layer)}.npy"))
+
+
+def training_contexts(work: Path, layer: int) -> torch.Tensor:
+    """The contexts, int64 [context, ctx_len], whose activations train."""
+    training, recipe = np.load(work / "text" / "training.npy", mmap_mode="r"), pipeline.LabRecipe()
+    order = np.random.default_rng([recipe.seed, 1]).permutation(len(training))  # as the lab chooses them
+    keep = activations.kept_positions(training.shape[1])
+    n = len(load(work, "training", layer)) // (keep.stop - keep.start)
+    return torch.from_numpy(training[np.sort(order[:n])].astype(np.int64))
+
+
+def language_model(work: Path) -> Any:
+    """The lab's model as Hugging Face has it, float32, to be tuned."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(work / "model", dtype=torch.float32, attn_implementation="eager")
+    return model.eval()
+
+
+def with_gradients(work: Path, layer: int, tokens: int) -> Activations:
+    """Activations of as many contexts, drawn at random, as hold so many tokens, with the loss's gradients at them.
+
+    The gradients are computed once, and kept in the work folder.
+    """
+    x, contexts = load(work, "training", layer), training_contexts(work, layer).numpy()
+    kept = len(x) // len(contexts)
+    chosen = np.sort(
+        np.random.default_rng([pipeline.LabRecipe().seed, 2]).permutation(len(contexts))[: -(-tokens // kept)]
+    )
+    file = work / "activations" / "training" / f"{hook_of(layer)}.gradients.{len(chosen)}.npy"
+    if not file.exists():
+        found = loss_gradients(activations.load_bridge(work / "model"), contexts[chosen], hook_of(layer))
+        np.save(file.with_suffix(".half.npy"), found.numpy())
+        os.replace(file.with_suffix(".half.npy"), file)
+    mine = x.view(len(contexts), kept, -1)[torch.from_numpy(chosen)].flatten(0, 1)
+    return Activations(mine, torch.from_numpy(np.load(file)))
+
+
+def loss_gradients(bridge: Any, contexts: np.ndarray, hook_name: str, batch: int = 16) -> torch.Tensor:
+    """∇ₓ of a context's summed next-token cross-entropy at the kept positions of a site: float16 [token, d], in order.
+
+    Raises FloatingPointError where a gradient is not finite.
+    """
+    bridge.requires_grad_(False)
+    keep, pieces = activations.kept_positions(contexts.shape[1]), []
+    for start in tqdm(range(0, len(contexts), batch), desc="gradients", unit="batch", mininterval=10):
+        tokens = torch.from_numpy(contexts[start : start + batch].astype(np.int64))
+        leaf: list[torch.Tensor] = []
+
+        def take(value: torch.Tensor, *, hook: object, leaf: list[torch.Tensor] = leaf) -> torch.Tensor:
+            leaf.append(value.detach().requires_grad_())
+            return leaf[0]
+
+        logits = bridge.run_with_hooks(tokens, fwd_hooks=[(hook_name, take)], return_type="logits")
+        torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum"
+        ).backward()
+        gradient = leaf[0].grad
+        if gradient is None or not torch.isfinite(gradient).all():
+            raise FloatingPointError(f"the gradient at {hook_name} is not finite, contexts from {start} on")
+        pieces.append(gradient[:, keep].flatten(0, 1).half())
+    return torch.cat(pieces)

@@ -1,0 +1,97 @@
+"""A run from text to report: it trains, is measured, is kept, and is not done twice; gradients are those of the model's loss."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from dm_utils.chapters.dictionaries import data, measure
+from dm_utils.chapters.dictionaries.runs import Run, Workshop
+from dm_utils.dictionaries.training import Plan
+from dm_utils.engine.splice import Spliced
+from dm_utils.lab import activations, weights_path
+from dm_utils.maths.resampling import Estimate
+from dm_utils.world.profiles import load_profile
+
+LAYER = load_profile("lab").layer
+CONTEXTS = torch.from_numpy(np.random.default_rng(0).integers(4, 4096, (40, 64)))
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A work folder whose text is a few contexts of random tokens: enough for numbers, not for meaning."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "text").mkdir()
+    for part in ("training", "evaluation"):
+        np.save(folder / "text" / f"{part}.npy", CONTEXTS.numpy().astype(np.uint16))
+    data.prepare(folder, LAYER)
+    return folder
+
+
+def test_gradients_are_the_losss(work) -> None:
+    bridge = activations.load_bridge(work / "model")
+    found = data.loss_gradients(bridge, CONTEXTS[:2].numpy(), data.hook_of(LAYER)).float()
+    keep = activations.kept_positions(64)
+    at, direction = keep.start + 5, torch.randn(128, generator=torch.Generator().manual_seed(0))
+
+    def loss(step: float) -> float:
+        def nudge(value, *, hook):
+            value = value.clone()
+            value[0, at] += step * direction
+            return value
+
+        logits = bridge.run_with_hooks(CONTEXTS[:2], fwd_hooks=[(data.hook_of(LAYER), nudge)], return_type="logits")
+        ends = logits[:, :-1].flatten(0, 1).double(), CONTEXTS[:2, 1:].flatten()
+        return float(torch.nn.functional.cross_entropy(*ends, reduction="sum"))
+
+    with torch.no_grad():
+        slope = (loss(0.05) - loss(-0.05)) / 0.1
+    assert float(found[5] @ direction) == pytest.approx(slope, rel=0.03)
+
+
+@pytest.mark.parametrize("method", ["itda", "gradient", "sae_tuning"])
+def test_a_run_is_trained_measured_and_kept(work, method, monkeypatch) -> None:
+    shop = Workshop(work, LAYER, Plan(steps=6, batch=256, warm_up=1, dead_after=4), contexts=16)
+    monkeypatch.setattr("dm_utils.chapters.dictionaries.runs.TuningPlan", tiny_tuning)
+    run = Run(method, 128, 4, 0)
+    found = shop.do(run)
+    assert 0 < found["fvu_nonlinear"] <= found["fvu"] * 1.01
+    assert found["fvu_low"] <= found["fvu"] <= found["fvu_high"]
+    assert found["linear_share"] == pytest.approx(1 - found["fvu_nonlinear"] / found["fvu"], rel=1e-3)
+    monkeypatch.setattr("dm_utils.chapters.dictionaries.runs.fit", None)  # nothing is trained again
+    assert json.loads(json.dumps(shop.do(run))) == json.loads(json.dumps(found))
+    assert not (work / "runs" / run.id / "checkpoint.safetensors").exists()
+
+
+def tiny_tuning(seed: int):
+    """A plan of one step."""
+    from dm_utils.dictionaries.sae_tuning import TuningPlan
+
+    return TuningPlan(steps=1, contexts=2, seed=seed)
+
+
+def test_another_plan_is_another_run(work) -> None:
+    run = Run("itda", 128, 4, 0)
+    assert Workshop(work, LAYER, Plan(steps=7, batch=256), contexts=16).report(run) is None
+
+
+def test_the_share_of_cross_entropy_recovered() -> None:
+    losses = torch.tensor([[1.0, 1.0, 1.0, 1.0], [5.0, 5.0, 5.0, 5.0], [2.0, 2.0, 2.0, 2.0]])
+    kl = torch.tensor([[0.0] * 4, [9.0] * 4, [0.5, 0.5, 1.5, 1.5]])
+    spliced = Spliced(("original", "mean", "sae"), losses, kl, torch.tensor([0, 0, 1, 1]), torch.arange(4), 0.0)
+    found = measure.recovered(spliced, 200, 0)
+    assert found["ce_recovered"].value == pytest.approx(0.75)
+    assert found["kl"].value == pytest.approx(1.0)
+    assert isinstance(found["kl"], Estimate)
+
+
+def test_a_missing_model_comes_from_the_package(work) -> None:
+    shutil.rmtree(work / "model")
+    data.prepare(work, LAYER)
+    assert (work / "model" / "model.safetensors").read_bytes() == (
+        weights_path() / "model" / "model.safetensors"
+    ).read_bytes()
