@@ -11,7 +11,7 @@ SKIP := $(foreach p,cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvi
 	nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton,--no-emit-package $(p))
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-machines audit serve jupyter chapter screenshots lab lock house clean
+.PHONY: help book test test-machines mutate coverage audit serve jupyter chapter screenshots lab lock house clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,13 @@ test-machines: $(READY)  ## The suite as other machines run it: older instructio
 		echo "::: $$capability, $$threads threads"; \
 		ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=$$capability OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest --random-order $(ARGS) || exit 1; \
 	done; done
+
+mutate: $(READY)  ## Plant faults in a module and see whether its tests notice: make mutate MODULE=maths/regression ARGS="--n 20"
+	$(BIN)/python tests/mutate.py $(MODULE) $(ARGS)
+
+coverage: $(READY)  ## Print the lines and branches that no test runs, by package: a map, not a target
+	$(BIN)/python -m pytest --cov --cov-report= $(ARGS)
+	$(BIN)/python tests/coverage_by_package.py
 
 audit:  ## Look the locked versions up among the known vulnerabilities
 	.ci/audit

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from careless import rounding_product
+from hypothesis import settings
 from playwright.sync_api import Browser
 from site_browser import launch
 
@@ -11,6 +12,10 @@ from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
 from dm_utils.maths import products
 from dm_utils.world.profiles import load_profile
+
+# The same examples on every machine and in every order, however slow it is; nothing is remembered from run to run.
+settings.register_profile("book", derandomize=True, deadline=None, database=None, max_examples=50)
+settings.load_profile("book")
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,26 @@ def test_the_shared_key_follows_the_package_the_weights_and_the_lock(tmp_path: P
     assert build.shared_key(layout) == before
 
 
+@pytest.mark.parametrize(
+    "name", ["lab/text.py", "charts/static/widget.js", "charts/static/style.css", "lab/manifest.json"]
+)
+def test_every_kind_of_source_is_in_the_shared_key(tmp_path: Path, name: str) -> None:
+    (tmp_path / "requirements.lock").write_text("")
+    path = tmp_path / "src/dm_utils" / name
+    path.parent.mkdir(parents=True)
+    keys = [path.write_text(text) and build.shared_key(Layout(tmp_path)) for text in ("one", "two")]
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("name", ["chapters/own/findings.py", "book/results/one.json", "charts/static/draw_charts.js"])
+def test_what_one_chapter_or_only_the_site_reads_is_not(tmp_path: Path, name: str) -> None:
+    (tmp_path / "requirements.lock").write_text("")
+    path = tmp_path / "src/dm_utils" / name
+    path.parent.mkdir(parents=True)
+    keys = [path.write_text(text) and build.shared_key(Layout(tmp_path)) for text in ("one", "two")]
+    assert keys[0] == keys[1]
+
+
 def test_a_failing_chapter_stops_with_its_cell_and_error(tmp_path: Path) -> None:
     (tmp_path / "notebooks").mkdir()
     path = write(tmp_path / "notebooks/bad.ipynb", "a = 1", "a / 0  # here")

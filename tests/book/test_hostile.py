@@ -148,6 +148,21 @@ def test_tables_captions_and_provenance_show_it_as_text(name, tmp_path, monkeypa
     assert all("javascript" not in str(attributes.get("href")) for _, attributes in seen.elements)
 
 
+@pytest.mark.parametrize("name", HOSTILE)
+def test_where_model_and_text_come_from_is_shown_as_text(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("DM_TABLES", str(tmp_path))
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    chapter = Chapter("demo", {"profile": "lab"})
+    monkeypatch.setattr(chapter, "revisions", lambda: {"model_revision": name, "dataset_revision": None})
+    chapter.profile = chapter.profile.with_overrides(model=name, dataset=name)
+    chapter.record("fvu", 0.5, sae=SimpleNamespace(id=name, hook_name="h", d_sae=8, l0=2.0, commit=name))
+    chapter.download()
+    seen = Read("".join(one.data for one in shown))
+    assert seen.tags <= {"p", "div", "a", "details", "summary", "span"}
+    assert seen.shows(name) and not seen.formulas
+
+
 def unescaped(cell):
     """The strings from outside that a cell's f-strings put into Markdown or a figure's caption as they are."""
     calls = [node for node in ast.walk(cell) if isinstance(node, ast.Call)]

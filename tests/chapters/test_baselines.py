@@ -10,6 +10,7 @@ from dm_utils.chapters.A_more_predictions.baselines import (
     bins,
     group_means,
     grouped_prediction,
+    scalar_regressors,
 )
 from dm_utils.engine.part_trends import trend
 from dm_utils.engine.token_loss import cross_entropy
@@ -117,6 +118,17 @@ def test_cross_entropy_is_that_of_the_next_token():
     tokens = torch.randint(0, 7, (2, 5), generator=generator(1))
     expected = -logits.log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
     torch.testing.assert_close(cross_entropy(logits, tokens), expected)
+
+
+def test_the_l0_of_a_token_is_its_own_and_not_its_saes_label(study):
+    ref = study.sae(architecture="jumprelu")
+    columns = scalar_regressors(study, ref)
+    x, sae = study.site().x, study.load_sae(ref)
+    active = (sae.encode(x) > 0).sum(1).double()
+    assert active.unique().numel() > 5
+    torch.testing.assert_close(columns["SAE L0"], active)
+    torch.testing.assert_close(columns["activation norm"], x.double().norm(dim=1), rtol=1e-5, atol=0)
+    assert torch.equal(columns["position"], study.site().position.double())
 
 
 def test_a_planted_trend_is_found_for_every_token(split):

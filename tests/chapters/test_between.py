@@ -74,6 +74,17 @@ def test_predicting_the_nonlinear_part_from_sae_is_arithmetic_whether_it_is_nois
     assert found["measured"][1].value == pytest.approx(weighted, abs=0.03)
 
 
+def test_the_turned_part_is_turned_in_both_places():
+    """Variances that differ by direction: the formula says another score for the part as it is than for the part turned."""
+    parts, split = planted_parts(lambda x, rng: noise(x, rng) * torch.tensor([0.1, 0.3, 1, 3], dtype=x.dtype))
+    found = built_in.built_in(parts, split, seed=3)
+    turned = parts.nonlinear_error @ built_in.random_rotation(4, 3).double()
+    expected = built_in.arithmetic_r2((parts.x - parts.linear_error)[split.fit], turned[split.fit])
+    assert abs(expected[0] - found["arithmetic"][0]) > 0.05
+    assert found["rotated"][0].value == pytest.approx(expected[0], abs=0.03)
+    assert found["rotated"][1].value == pytest.approx(expected[1], abs=0.03)
+
+
 def test_with_x_beside_it_sae_predicts_the_nonlinear_part_perfectly_and_x_alone_not_at_all():
     parts, split = planted_parts(kinks)
     both = between.vector_r2(torch.cat([parts.x, parts.sae_out], 1), between.part_targets(parts), split)

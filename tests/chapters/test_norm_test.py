@@ -10,6 +10,7 @@ from dm_utils.chapters.s05_1_norm_test.experiment import (
     REGRESSORS,
     VECTORS,
     explain_outliers,
+    joint_moments,
     norm_tests,
     outliers,
     planted,
@@ -17,8 +18,9 @@ from dm_utils.chapters.s05_1_norm_test.experiment import (
     without_largest,
 )
 from dm_utils.maths.norm_theory import gaussian_norm_r2
-from dm_utils.maths.regression import probe
+from dm_utils.maths.regression import Design, probe
 from dm_utils.maths.resampling import Split
+from dm_utils.maths.synthetic import random_superposition
 
 
 def table_of(values, regressor="from x"):
@@ -40,6 +42,35 @@ def test_planted_features_in_few_orthogonal_directions_pass_and_are_all_linear()
     found = planted(0.5, d=64, n_latents=8, expected_l0=2.0, n_tokens=4000)
     assert found["x"]["from x"] == found["x"]["from itself"] > 0.5
     assert found["linear"]["from x"] == pytest.approx(found["error"]["from x"], abs=1e-3)
+
+
+def test_what_is_planted_are_the_rarest_features():
+    """Against the same sum, where how often each feature fires says which are absent, not its number."""
+    truth = random_superposition(64, 16, 5000, 4.0, seed=3)
+    fires = torch.bincount(truth.weights.values.indices()[1], minlength=64)
+    absent = truth.dictionary.clone()
+    absent[fires.argsort(descending=True)[:48]] = 0
+    split = Split.random(torch.arange(5000) // 100, seed=3)
+    error = truth.weights.superpose(absent)
+    norm2 = error.double().square().sum(1)
+    found = planted(0.25, d=16, n_latents=64, expected_l0=4.0, n_tokens=5000, seed=3)["error"]
+    assert found["from itself"] == pytest.approx(probe(error, norm2, split).r2.value, abs=0.03)
+    assert found["from x"] == pytest.approx(probe(truth.x, norm2, split).r2.value, abs=0.03)
+
+
+def test_every_vector_of_the_test_is_its_map_of_z_about_its_own_mean():
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, 4, generator=rng, dtype=torch.float64) + torch.tensor([1.0, -2, 3, 0.5])
+    sae_out = x.relu() * 0.7 - 0.4
+    split = Split.random(torch.arange(3000) // 50)
+    error = x - sae_out
+    linear = Design(x, split).fit_map(lambda rows, _: error[rows])(x)
+    vectors = dict(zip(VECTORS, (x, sae_out, error, linear, error - linear), strict=True))
+    joint = joint_moments(x, sae_out, torch.stack([v.square().sum(1) for v in vectors.values()], 1), split, 700)
+    z = torch.cat([x, sae_out], 1) - joint.mean
+    for name, (to_v, mean) in joint.maps().items():
+        torch.testing.assert_close(mean, vectors[name][split.fit].mean(0), rtol=0, atol=1e-9)
+        torch.testing.assert_close(z @ to_v + mean, vectors[name], rtol=0, atol=1e-8)
 
 
 def test_planted_absent_features_in_superposition_fail_the_test_although_they_are_features():

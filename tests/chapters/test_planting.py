@@ -90,6 +90,21 @@ def test_noise_in_quiet_directions_is_found(study) -> None:
         recovery.found_share(found, 0.2)
 
 
+def test_masking_the_commonest_features_costs_more_than_masking_the_rarest(study) -> None:
+    """Half of the latents fire ten times as often: E[w²] of the masked half over the variance of both."""
+    dictionary = synthetic.orthonormal_dictionary(M, D)
+    often = torch.where(torch.arange(M) < M // 2, 0.1, 0.01)
+    weights = synthetic.sparse_weights("bernoulli", often, TOKENS)
+    study.site(0, "resid").x = weights.superpose(dictionary)
+    error = {}
+    for order in ("rarest first", "commonest first"):
+        plan = planting.NoisePlan((0.0,), (0.0,), (0.5,), order=order, n_bootstrap=100)
+        error[order] = planting.recover(study, REF, plan).table()["error"].item()
+    variance = 0.1 * 0.9 + 0.01 * 0.99
+    assert error["rarest first"] == pytest.approx(0.01 / variance, abs=0.03)
+    assert error["commonest first"] == pytest.approx(0.1 / variance, abs=0.03)
+
+
 def test_masked_latents_never_fire(study) -> None:
     kept = torch.arange(M) >= 4
     sae = planting.mask_latents(study.load_sae(REF), kept)

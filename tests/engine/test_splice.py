@@ -108,10 +108,18 @@ def test_the_layers_before_the_site_run_once_per_context_whatever_the_variants(m
     assert few == many == [1] * (N_CONTEXT + 1)  # one more: the plain run that checks the hand-over
 
 
-def test_a_model_that_does_more_at_its_head_is_refused(model, contexts, monkeypatch):
-    monkeypatch.setattr(module, "head_logits", lambda model, hidden: 2 * model.unembed(hidden).float())
+@pytest.mark.parametrize("more", [2, 1.02])
+def test_a_model_that_does_more_at_its_head_is_refused(model, contexts, monkeypatch, more):
+    own = module.head_logits
+    monkeypatch.setattr(module, "head_logits", lambda model, hidden: more * own(model, hidden))
     with pytest.raises(ValueError, match=r"splicing x itself in at blocks\.1\.hook_resid_post changes a token's loss"):
         splice(model, contexts, SITES[0], changes, kept=slice(5, 8), progress=False)
+
+
+@pytest.mark.parametrize(("dtype", "most"), list(module.HAND_OVER.items()))
+def test_no_rounding_explains_a_quarter_of_a_nat(dtype, most):
+    """Half a token's loss in float16 or bfloat16 moves by tenths at most; float32 by a thousandth."""
+    assert most <= (1e-3 if dtype in (torch.float32, torch.float64) else 0.25)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,21 @@ def test_rescaled_r2_equals_decomposing_the_rescaled_reconstruction(x):
     assert again.fvu_nonlinear.value == pytest.approx(alpha**2 * result.metrics["fvu_nonlinear"].value, abs=1e-9)
 
 
+def test_the_best_rescaling_is_fitted_on_the_fitting_tokens_alone(x):
+    split = Split.random(runs(len(x)), seed=0)
+    sae_out = torch.where(split.fit[:, None], x / 2, 3 * x)
+    assert dm.decompose(x, sae_out, split=split).decomposition.shrinkage == pytest.approx(2, abs=1e-12)
+
+
+@pytest.mark.parametrize(("scale", "cosine"), [(0.8, 1), (1.25, -1)])
+def test_a_reconstruction_that_is_too_short_or_too_long_has_that_norm_ratio_and_its_error_points_that_way(
+    x, scale, cosine
+):
+    metrics = dm.decompose(x, scale * x).decomposition.metrics
+    assert metrics["norm_ratio"].value == pytest.approx(scale, abs=1e-12)
+    assert metrics["cos_linear_x"].value == pytest.approx(cosine, abs=1e-9)
+
+
 @pytest.mark.parametrize("block", [1000, 61, 6000])
 def test_blocks_of_any_size_give_the_same_numbers(x, block):
     sae_out = torch.relu(x)

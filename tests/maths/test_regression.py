@@ -69,6 +69,18 @@ def test_float32_duplicates_are_found():
     assert factorise(gram.T @ gram)[0] == 8
 
 
+@pytest.mark.parametrize(("share", "rank"), [(1e-3, 3), (1e-5, 3), (1e-9, 2)])
+def test_nearly_parallel_columns_are_told_apart_down_to_rounding(share, rank):
+    """Columns a, b, a + share c: their correlations' smallest eigenvalue is about share²/2, the tolerance 64 · 3 ε = 4e-14."""
+    generator = torch.Generator().manual_seed(0)
+    a, b, c = torch.randn(3, 3000, dtype=torch.float64, generator=generator)
+    design = Design(torch.stack([a, b, a + share * c], 1), Split.random(runs(3000)))
+    assert design.rank == rank
+    if rank == 3:
+        found = design.fit_map(lambda rows, _: c[rows, None])
+        torch.testing.assert_close(found.coef[:, 0] * share, torch.tensor([-1.0, 0, 1]).double(), rtol=0, atol=1e-3)
+
+
 def test_interval_covers_the_held_out_truth_about_95_percent_of_the_time():
     """Population R² of a known map is 1/(1 + σ²); contexts share noise, so token resampling would fail."""
     hits, truth = 0, 1 / (1 + 0.5)
@@ -105,6 +117,12 @@ def test_split_is_seeded_and_has_the_paper_share():
     assert torch.equal(first.fit, again.fit)
     assert not torch.equal(first.fit, other.fit)
     assert int(first.fit.sum()) == 608
+
+
+@pytest.mark.parametrize("by", ["token", "context"])
+def test_a_split_keeps_the_context_of_each_token(by):
+    group = torch.arange(1000) // 10
+    assert torch.equal(Split.random(group, by=by).group, group)
 
 
 def test_split_by_context_keeps_a_context_on_one_side():

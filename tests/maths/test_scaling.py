@@ -59,6 +59,14 @@ def test_a_clear_floor_is_identified_and_a_flat_curve_is_said_to_be_flat():
     assert "flat" in fit_scaling(WIDTHS, np.full(5, 0.2) + 1e-4 * np.array([0, 1, -1, 1, 0])).note
 
 
+@pytest.mark.parametrize(("constant", "said"), [(0.02, ""), (0.0, "do not tell a floor")])
+def test_a_constant_well_below_the_smallest_value_is_identified_and_zero_is_not(constant, said):
+    """An exact law leaves no scatter, so the interval is the constant: a third of the smallest value, or nothing."""
+    found = fit_scaling(WIDTHS, law(WIDTHS, constant, 0.1, 0.8))
+    assert found.constant.value == pytest.approx(constant, abs=2e-4)
+    assert said in found.note and bool(said) == bool(found.note)
+
+
 def test_three_saes_are_fitted_but_their_scatter_is_said_to_be_unknown():
     found = fit_scaling(WIDTHS[:3], law(WIDTHS[:3], 0.1, 0.05, 0.5))
     assert "as few SAEs" in found.note

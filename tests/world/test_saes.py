@@ -1,6 +1,7 @@
 """Loading SAEs, and the sparse encode and decode against SAELens' own dense ones."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -94,6 +95,17 @@ def test_folder_catalog_and_load(tmp_path):
     )
     loaded = saes.load_sae(ref)
     torch.testing.assert_close(saes.reconstruct(loaded, X), saes.reconstruct(sae, X))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"d_sae": 32}, "has W_dec of shape"), ({"hook_name": "blocks.1.hook_resid_post"}, r"was trained at blocks\.2")],
+)
+def test_what_is_loaded_is_compared_with_its_catalog(tmp_path, changed, said):
+    make("topk", hook="blocks.2.hook_resid_post").save_model(tmp_path / "mine")
+    (ref,) = saes.folder_catalog(tmp_path, str(tmp_path))
+    with pytest.raises(ParameterError, match=said):
+        saes.load_sae(replace(ref, **changed))
 
 
 def test_a_changed_weight_is_another_sae(tmp_path):
