@@ -65,8 +65,8 @@ screenshots: $(READY)  ## Take the README's pictures from the built site (needs 
 house: $(READY)  ## Draw the picture of the package in CONTRIBUTING.md from its imports
 	PYTHONPATH=tests $(BIN)/python tests/draw_house.py
 
-lab: $(READY)  ## Train the lab's model and SAEs again, from nothing, into _build/lab (resumes when interrupted)
-	$(BIN)/python -m dm_utils.lab --work _build/lab $(ARGS)
+lab: $(READY)  ## Train the lab again, from nothing, into _build/lab (resumes when interrupted; SIZE=256: a rung of the ladder)
+	$(BIN)/python -m dm_utils.lab $(if $(SIZE),--size $(SIZE) --work _build/lab_$(SIZE),--work _build/lab) $(ARGS)
 
 lock: $(READY)  ## Resolve requirements.lock again from pyproject.toml
 	@test -x _build/uv/bin/uv || { $(PYTHON) -m venv _build/uv && _build/uv/bin/python -m pip install --quiet uv; }

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from dm_utils import lab
 from dm_utils.dictionaries import sparse_topk
-from dm_utils.lab import activations, baselines, language_model, manifest, pipeline, suite, text
+from dm_utils.lab import activations, baselines, ladder, language_model, manifest, pipeline, suite, text
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = pipeline.fast_lab()
@@ -231,6 +231,38 @@ def test_suite_has_28_saes_and_ids_can_be_read_back():
     assert suite.SaeSpec.from_id("resid_4_topk_512_l0_8_seed_2").seed == 2
     with pytest.raises(ValueError, match="resid_3_gated_512_l0_8"):
         suite.SaeSpec.from_id("resid_3_gated_512_l0_8")
+
+
+# --- ladder ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_ladder_at_the_labs_own_size_is_the_labs_own_recipe():
+    recipe, whole = ladder.rung(128), pipeline.LabRecipe()
+    assert replace(recipe, suite=whole.suite) == whole
+    assert {spec for spec in ladder.specs(128) if spec.seed == 0} <= set(suite.full_suite())
+
+
+def test_rungs_are_matched_in_l0_width_and_tokens_per_latent():
+    for d in (*ladder.RUNGS, ladder.NEXT):
+        recipe, specs = ladder.rung(d), ladder.specs(d)
+        assert recipe.suite == tuple(spec.id for spec in specs)
+        assert {spec.d_sae / d for spec in specs} == set(ladder.WIDTHS)
+        assert {spec.l0 / d for spec in specs} == {share for share in ladder.L0_SHARES if share * d >= 2}
+        assert {spec.seed for spec in specs} == set(range(ladder.SEEDS))
+        assert recipe.saes.steps * recipe.saes.batch_tokens / d == 1600 * 16  # over W/d, the tokens per latent
+        assert recipe.sae_contexts / d == pipeline.LabRecipe().sae_contexts / 128  # each token is seen as often
+        assert recipe.model.tokens == pipeline.LabRecipe().model.tokens
+
+
+def test_every_seed_of_an_sae_is_trained_before_the_next():
+    ids = [(spec.d_sae, spec.l0) for spec in ladder.specs(64)]
+    assert ids == sorted(ids, key=ids.index)
+
+
+@pytest.mark.parametrize("size", [16, 48, 100])
+def test_a_size_that_heads_do_not_divide_is_refused(size):
+    with pytest.raises(ValueError, match=f"size = {size}: it must be a multiple of 32"):
+        ladder.rung(size)
 
 
 # --- manifest --------------------------------------------------------------------------------------------------------

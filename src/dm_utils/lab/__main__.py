@@ -19,6 +19,7 @@ class Device(StrEnum):
 
 def main(
     work: Annotated[Path, typer.Option(help="Work folder; running again goes on from what it holds.")] = Path("_lab"),
+    size: Annotated[int | None, typer.Option(min=32, help="Train this rung of the ladder (d_model) instead.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="A tiny lab in seconds, to test the recipe.")] = False,
     device: Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")] = Device.auto,
     tokens: Annotated[int | None, typer.Option(min=1, help="Training tokens of the language model.")] = None,
@@ -41,7 +42,11 @@ def main(
     for other, given in (("--install", install), ("--keep-model", keep_model), ("--seeds", seeds > 1)):
         if fast and given:
             raise typer.BadParameter("--fast makes a toy from nothing; drop one of the two.", param_hint=other)
+        if size and given:
+            raise typer.BadParameter("--size trains a rung of the ladder; drop one of the two.", param_hint=other)
     where = device.value if device is not Device.auto else ("cuda" if torch.cuda.is_available() else "cpu")
+    if size:
+        return train_rung(work, size, fast, where, workers)
     recipe = pipeline.fast_lab() if fast else pipeline.LabRecipe()
     if tokens is not None:
         recipe = replace(recipe, model=replace(recipe.model, tokens=tokens))
@@ -57,6 +62,18 @@ def main(
         if problems:
             raise typer.Exit(1)
         typer.echo(f"Installed: {manifest.install(folder)}")
+
+
+def train_rung(work: Path, size: int, fast: bool, device: str, workers: int) -> None:
+    """Train the model and the SAEs of one rung of the ladder, and say what measures them."""
+    from dm_utils.lab import ladder, pipeline
+
+    try:
+        recipe = ladder.fast_rung(size) if fast else ladder.rung(size)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--size") from None
+    pipeline.train(work, recipe, device, workers)
+    typer.echo(f"Trained: {work}. To measure it: python -m dm_utils.chapters.ladder.measure {work}")
 
 
 if __name__ == "__main__":

@@ -67,12 +67,17 @@ def train_lab(work: Path, recipe: LabRecipe, device: str = "cpu", workers: int =
     ValueError
         If the work folder was begun with another recipe, or a finished SAE fails its health check.
     """
+    train(work, recipe, device, workers)
+    return assemble(work, recipe)
+
+
+def train(work: Path, recipe: LabRecipe, device: str = "cpu", workers: int = 2) -> None:
+    """Run every step of `train_lab` up to the SAEs: the work folder then holds ``model/`` and ``saes/``."""
     work.mkdir(parents=True, exist_ok=True)
     training, held_out = prepare_text(work, recipe, workers)
     train_language_model(work, training, held_out, recipe, device)
     collect_activations(work, training, held_out, recipe, device)
     train_suite(work, recipe, device, workers)
-    return assemble(work, recipe)
 
 
 def adopt_model(work: Path) -> None:

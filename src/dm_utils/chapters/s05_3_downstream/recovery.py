@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from dm_utils.chapters.s05_3_downstream.experiment import SHARED, WITHOUT
-from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split, Sums
+from dm_utils.engine.recovery import context_sums, excess, recovered, share_of_variance
+from dm_utils.maths.resampling import Bootstrap, Estimate, Sums
 
 if TYPE_CHECKING:
     from dm_utils.engine.study import Study
@@ -21,34 +22,9 @@ if TYPE_CHECKING:
 Statistic = Callable[[Sums], Float[Tensor, " draw"]]
 
 
-def context_sums(context: Int[Tensor, " token"], columns: dict[str, Float[Tensor, " token"]]) -> Sums:
-    """Sum per-token columns over each context, as `Bootstrap` takes them; every spliced token is held out."""
-    group = torch.unique(context, return_inverse=True)[1]
-    sums = HeldOutSums(Split(torch.zeros(len(group), dtype=torch.bool), group))
-    sums.add(slice(None), **columns)
-    return sums.totals
-
-
-def recovered(sums: Sums, variant: str, loss: str = "ce") -> Float[Tensor, " draw"]:
-    """Share of the loss that Sae(x) costs and that a variant wins back: (L_sae − L_variant) / (L_sae − L_original)."""
-    cost = sums[f"{loss}_sae"] - sums[f"{loss}_original"]
-    return ((sums[f"{loss}_sae"] - sums[f"{loss}_{variant}"]) / cost)[:, 0]
-
-
-def _share_of_variance(sums: Sums, part: str) -> Float[Tensor, " draw"]:
-    """Share of the unexplained variance that adding a part back removes: 1 − Σ‖the other part‖² / Σ‖SaeError‖²."""
-    other = "nonlinear" if part == "linear" else "linear"
-    return (1 - sums[f"{other}_norm2"] / sums["error_norm2"])[:, 0]
-
-
 def ratio(sums: Sums, top: str, bottom: str) -> Float[Tensor, " draw"]:
     """One sum over another."""
     return (sums[top] / sums[bottom])[:, 0]
-
-
-def excess(sums: Sums, part: str, loss: str) -> Float[Tensor, " draw"]:
-    """What adding a part back recovers, beyond its share of the variance."""
-    return recovered(sums, f"sae_{part}", loss) - _share_of_variance(sums, part)
 
 
 def _extra(sums: Sums, loss: str) -> Float[Tensor, " draw"]:
@@ -65,7 +41,7 @@ def statistics() -> dict[str, Statistic]:
     for part in ("linear", "nonlinear"):
         found[f"share_norm_{part}"] = partial(ratio, top=f"{part}_norm", bottom="error_norm")
         found[f"share_norm_of_sae_{part}"] = partial(ratio, top=f"{part}_norm", bottom="sae_norm")
-        found[f"share_variance_{part}"] = partial(_share_of_variance, part=part)
+        found[f"share_variance_{part}"] = partial(share_of_variance, part=part)
         for loss in ("ce", "kl"):
             found[f"{loss}_excess_{part}"] = partial(excess, part=part, loss=loss)
     for loss in ("ce", "kl"):
