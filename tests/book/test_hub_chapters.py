@@ -28,6 +28,7 @@ SMALL = {  # what makes the costly chapters small; their own parameters
     "C_synthetic": {"n_tokens": 2000},
     "D_random_data": {"n_tokens": 2000, "d": 40},
     "beyond_linear": {"hidden": [4, 8], "seeds": 2, "max_epochs": 2},
+    "repairs": {"rank": 4, "search_contexts": 60, "spliced_contexts": 4},
     "lab_model": {"n_contexts": 64, "n_splice": 4, "n_bootstrap": 100},
 }
 FEWER = {  # the canonical SAEs, where a chapter studies every SAE of every layer and Gemma Scope has 832

@@ -35,6 +35,7 @@ SMALL = {
     "C_synthetic": {"levels": [0.0, 0.1, 0.2], "masked": [0.0, 0.5]},
     "D_random_data": {"d": 24},
     "beyond_linear": {"hidden": [4, 8], "seeds": 2, "max_epochs": 2},
+    "repairs": {"rank": 4, "search_contexts": 60, "spliced_contexts": 4},
 }
 
 
