@@ -172,8 +172,8 @@ def test_charts_draw_their_tables() -> None:
     vl_convert = pytest.importorskip("vl_convert")
     whole = findings.everything(table(), pair())
     drawn = {
-        NAMES["denser"]: charts.arrows(whole),
-        "512 latents: of the error, removed": charts.shares(whole),
+        f">{NAMES['denser']}</text>": charts.arrows(whole),
+        "512 latents: of the error, removed</text>": charts.shares(whole),
         "rank of the dense channel": charts.by_rank(curves(), table()),
     }
     for text, chart in drawn.items():
