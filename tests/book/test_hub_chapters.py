@@ -29,6 +29,7 @@ SMALL = {  # what makes the costly chapters small; their own parameters
     "D_random_data": {"n_tokens": 2000, "d": 40},
     "beyond_linear": {"hidden": [4, 8], "seeds": 2, "max_epochs": 2},
     "structure": {"n_tokens": 2000, "directions": 8, "atoms": 16},
+    "repairs": {"rank": 4, "search_contexts": 60, "spliced_contexts": 4},
     "lab_model": {"n_contexts": 64, "n_splice": 4, "n_bootstrap": 100},
 }
 FEWER = {  # the canonical SAEs, where a chapter studies every SAE of every layer and Gemma Scope has 832

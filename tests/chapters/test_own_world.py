@@ -36,6 +36,7 @@ SMALL = {
     "D_random_data": {"d": 24},
     "beyond_linear": {"hidden": [4, 8], "seeds": 2, "max_epochs": 2},
     "structure": {"n_tokens": 2000, "directions": 8, "atoms": 16},
+    "repairs": {"rank": 4, "search_contexts": 60, "spliced_contexts": 4},
 }
 
 

@@ -59,6 +59,7 @@ def arrows(table: pd.DataFrame) -> alt.LayerChart:
         "kind",
         "sae",
         "text",
+        "removed",
         "fvu_linear",
         "fvu_nonlinear",
         "before_fvu_linear",

@@ -16,6 +16,7 @@ from dm_utils.maths.encoding import encode, reconstruct
 from dm_utils.maths.reduced_rank import RankedMap
 from dm_utils.maths.regression import AffineMap, Design, factorise
 
+RIDGE = 1e-6  # of each latent's own square: latents that fire together on all fitting tokens share what they explain
 WIDEST = 8192  # of codes that are refitted: their products are d_sae² numbers, in float64
 
 
@@ -105,6 +106,7 @@ def fit(coded: Coded) -> Fits:
     if not refits:
         return Fits(*ranked, None, None, None)
     z = Moments(torch.from_numpy(gram_z.toarray()), moments["z"].cross)
+    z.gram.diagonal().mul_(1 + RIDGE)
     return Fits(*ranked, scales(z, sae.W_dec), *_refitted(z, sae))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, above, higher, verdict
+from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE, above, higher, verdict
 from dm_utils.base.words import number, span
 from dm_utils.chapters.repairs.experiment import estimate
 from dm_utils.chapters.repairs.prices import name, readable
@@ -16,6 +16,7 @@ from dm_utils.maths.resampling import Estimate
 
 LOW, MOST = 0.25, 0.5  # of the dimensions: up to which a rank is low; of the linear error: more than that is most of it
 WORTH = 0.1  # of the nonlinear error: a repair that removes more, interval and all, does something about it
+TWIN_WORDS = (("before_", "without"), ("", "with"))
 FREE = ("rescaled", "decoder", "sae_affine")
 Case = bool | None
 
@@ -83,13 +84,15 @@ def beats_latents(table: pd.DataFrame, curves: pd.DataFrame) -> list[Case]:
     return cases
 
 
-def frees(trained: pd.DataFrame) -> list[Case]:
-    """Whether a dictionary trained with a channel leaves less nonlinear error than its twin without, intervals apart."""
-    pairs = trained[trained["repair"].str.endswith("_channel")] if len(trained) else trained
-    return [
-        higher(Estimate.read(row, "before_fvu_nonlinear"), Estimate.read(row, "fvu_nonlinear"))
-        for _, row in pairs.iterrows()
-    ]
+def pairs(trained: pd.DataFrame) -> pd.DataFrame:
+    """The dictionaries that were trained with a channel, each beside its twin."""
+    return trained[trained["repair"].str.endswith("_channel")] if len(trained) else trained
+
+
+def lowers(trained: pd.DataFrame, part: str) -> list[Case]:
+    """Whether a dictionary trained with a channel leaves less of a part than its twin without, intervals apart."""
+    rows = [row for _, row in pairs(trained).iterrows()]
+    return [higher(Estimate.read(row, f"before_{part}"), Estimate.read(row, part)) for row in rows]
 
 
 def reaches_nonlinear(table: pd.DataFrame) -> list[Case]:
@@ -113,6 +116,11 @@ def proposal(table: pd.DataFrame, curves: pd.DataFrame) -> str:
     return verdict(both(*pair) for pair in zip(takes_most(curves), beats_free(table, curves), strict=True))
 
 
+def architecture(trained: pd.DataFrame) -> str:
+    """The verdict on the same channel as a part of the architecture: trained along, it lowers FVU and its nonlinear part."""
+    return verdict(both(*case) for case in zip(lowers(trained, "fvu"), lowers(trained, "fvu_nonlinear"), strict=True))
+
+
 # --- tables and sentences ----------------------------------------------------------------------------------
 
 
@@ -123,10 +131,10 @@ def claims(table: pd.DataFrame, trained: pd.DataFrame, curves: pd.DataFrame) -> 
     left = [at_rank(curves, width, rank, "fvu").value for width in widths]
     every = everything(table, trained)
     most = [rows["removed_nonlinear"].max() for _, rows in by_sae(every)]
-    pairs = trained[trained["repair"].str.endswith("_channel")] if len(trained) else trained
-    freed = "no such dictionary ships for these SAEs"
-    if len(pairs):
-        freed = f"FVU nonlinear {span(pairs['before_fvu_nonlinear'], '.3f')} without, {span(pairs['fvu_nonlinear'], '.3f')} with"
+    found, freed = pairs(trained), "no such dictionary ships for these SAEs"
+    if len(found):
+        ends = [f"{span(found[f'{when}fvu_nonlinear'], '.3f')} {words}" for when, words in TWIN_WORDS]
+        freed = f"FVU nonlinear {ends[0]}, {ends[1]}"
     here = f"FVU {span(left, '.3f')}"
     rows = [
         (
@@ -145,17 +153,22 @@ def claims(table: pd.DataFrame, trained: pd.DataFrame, curves: pd.DataFrame) -> 
             f"twice the L0: {values(table, ('denser',))}",
             verdict(beats_latents(table, curves)),
         ),
-        ("Trained with a channel, an SAE leaves less nonlinear error", freed, verdict(frees(trained))),
+        (
+            "Trained with a channel, an SAE leaves less nonlinear error",
+            freed,
+            verdict(lowers(trained, "fvu_nonlinear")),
+        ),
         (
             "Some repair without more latents or dense numbers removes a tenth of the nonlinear error",
             f"most by any repair: {span(most, '.0f', ' %')}",
             verdict(reaches_nonlinear(every)),
         ),
         (
-            "The paper's proposal (§7): a low-rank dense channel is the repair",
+            "The paper's proposal (§7), a low-rank dense channel, beside a finished SAE",
             "the first two together",
             proposal(table, curves),
         ),
+        ("… and trained with the SAE", "less FVU, and less nonlinear error", architecture(trained)),
     ]
     return pd.DataFrame(rows, columns=["Question", "This run", "Verdict"])
 
@@ -236,25 +249,36 @@ def loss_sentence(table: pd.DataFrame) -> str:
 
 
 ANSWERS = {
-    HOLDS: "The paper's proposal of a low-rank dense channel is right here: it takes most of the linear error, and "
+    HOLDS: "Beside a finished SAE, the low-rank dense channel that the paper proposes is right: it takes most of the linear error, and "
     "more than can be had for nothing.",
-    PARTLY: "The paper's proposal of a low-rank dense channel is right for some of these SAEs only.",
-    DIFFERS: "The paper's proposal of a low-rank dense channel does not hold here: at low rank it does not take most "
-    "of the linear error, or no more than can be had for nothing.",
+    PARTLY: "Beside a finished SAE, the low-rank dense channel that the paper proposes is right for some of these SAEs only.",
+    DIFFERS: "Beside a finished SAE, the low-rank dense channel that the paper proposes is not the repair: at low rank it does not take "
+    "most of the linear error, or no more than can be had for nothing.",
+    UNTESTABLE: "Whether a low-rank dense channel repairs a finished SAE cannot be told here.",
 }
+
+
+def together(trained: pd.DataFrame) -> str:
+    """What a channel does that is trained with its SAE, beside the twin without."""
+    found = pairs(trained)
+    if found.empty:
+        return "No SAE that was trained with a channel is shown, so the proposal as an architecture is **untestable here**."
+    parts = [
+        f"{span(found['removed'], '.0f', ' %')} of the error",
+        f"{span(found['removed_linear'], '.0f', ' %')} of its linear part",
+        f"{span(found['removed_nonlinear'], '.0f', ' %')} of its nonlinear part",
+        f"{span(found['ce_removed'], '.0f', ' %')} of the cross-entropy that it costs",
+    ]
+    return (
+        "Beside a finished SAE a channel cannot touch the nonlinear error, by arithmetic. Trained with it, it can, since latents are free "
+        f"for other things: against a twin trained alike without one there go {', '.join(parts)}. As an architecture the proposal "
+        f"therefore: **{architecture(trained)}**."
+    )
 
 
 def lessons(table: pd.DataFrame, trained: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
     """What was learned, as sentences."""
-    found = claims(table, trained, curves).set_index("Question")["Verdict"]
-    answer = ANSWERS.get(
-        proposal(table, curves), "Whether a low-rank dense channel is the right repair cannot be told from these SAEs."
-    )
-    latents, freed = found.iloc[3], found.iloc[4]
-    said = [answer]
-    said.append(
-        "A dense channel cannot touch the nonlinear error of a finished SAE, by arithmetic; whether an SAE trained with one leaves less of "
-        f"it: {freed}. That it spends its numbers better than further latents do: {latents}."
-    )
-    said.append(ranking(dict(by_sae(everything(table, trained)))[int(table["d_sae"].max())]))
-    return [*said, loss_sentence(table)]
+    numbers = verdict(beats_latents(table, curves))
+    widest = dict(by_sae(everything(table, trained)))[int(table["d_sae"].max())]
+    said = f"That a channel beside a finished SAE spends its numbers per token better than further latents would: **{numbers}**."
+    return [ANSWERS[proposal(table, curves)], together(trained), said, ranking(widest), loss_sentence(table)]
