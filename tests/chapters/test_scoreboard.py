@@ -10,9 +10,10 @@ from demo import ROOT
 
 from dm_utils.book.build import Layout, chapters
 from dm_utils.book.published import gather
-from dm_utils.chapters.scoreboard import charts, findings, rules
+from dm_utils.chapters.scoreboard import charts, findings, rules, size
 from dm_utils.chapters.scoreboard.claims import CLAIMS
 from dm_utils.chapters.scoreboard.rules import DIFFERS, HOLDS, PARTLY, UNTESTABLE, Rows
+from dm_utils.engine.ladder import AWAY, TOWARDS
 
 TABLES = ROOT / "_build/executed/lab/tables"
 M = Rows("c", "m")
@@ -118,6 +119,44 @@ def test_every_claim_has_its_own_key_a_chapter_and_a_part_of_the_paper() -> None
     assert {claim.chapter for claim in CLAIMS} <= set(chapters(Layout(ROOT)))
     assert all(charts.part_of(claim.place) for claim in CLAIMS)
     assert all(claim.says and claim.paper and claim.test for claim in CLAIMS)
+
+
+def board(*cells: tuple[str, str, str]) -> pd.DataFrame:
+    """Judged claims, each (key, profile, verdict)."""
+    return pd.DataFrame(cells, columns=["key", "profile", "verdict"])
+
+
+def test_the_scatter_over_trainings_is_the_largest_of_any_sae() -> None:
+    seeds = pd.concat(
+        [
+            table((0.50, 0.4, 0.6), metric="r2_error_norm, seed 0", d_sae=[512.0]),
+            table((0.52, 0.4, 0.6), metric="r2_error_norm, seed 1", d_sae=[512.0]),
+            table((0.90, 0.8, 1.0), metric="r2_error_norm, seed 1", d_sae=[1024.0]),
+        ]
+    ).assign(chapter="lab_model")
+    rung = pd.DataFrame({"quantity": "fvu_drop", "value": [0.1, 0.4, 0.2], "width_ratio": math.nan, "l0_ratio": 0.0625})
+    rung = pd.concat([rung, rung.assign(quantity="r2_x_norm", value=0.8)])  # the same for every SAE
+    assert size.scatter(seeds, rung) == {"r2_error_norm": (pytest.approx(0.02), 2), "fvu_drop": (pytest.approx(0.3), 3)}
+
+
+def test_training_and_size_stand_beside_claims_of_the_lab_that_do_not_hold() -> None:
+    judged = board(
+        ("ninety", "lab", DIFFERS), ("half", "lab", HOLDS), ("poisson", "lab", PARTLY), ("ninety", "x", DIFFERS)
+    )
+    found = size.beside(judged, {"r2_error_norm": (0.0123, 3)}, {"ninety": TOWARDS, "half": AWAY})
+    assert found["training"].tolist() == ["at most 0.0123 between 3 trainings", "", "", ""]
+    assert found["size"].tolist() == [f"with size: {TOWARDS}", "", f"with size: {size.NOT_THERE}", ""]
+
+
+def test_what_size_says_is_counted_over_claims_that_differ() -> None:
+    judged = board(("ninety", "lab", DIFFERS), ("x-norm", "lab", DIFFERS), ("half", "lab", PARTLY))
+    said = size.about_size(size.beside(judged, {}, {"ninety": TOWARDS}))
+    assert "Of the 2 claims that differ on the lab, 1 come nearer" in said and "1 were not measured" in said
+    assert size.about_size(size.beside(judged.assign(verdict=HOLDS), {}, {})) == ""
+
+
+def test_quantities_are_those_of_claims_of_the_board() -> None:
+    assert set(size.QUANTITY) <= {claim.key for claim in CLAIMS}
 
 
 @pytest.mark.skipif(not TABLES.exists(), reason="no built book: `make book` first")

@@ -54,6 +54,7 @@ VALUES: dict[str, Reported] = {
     ),
     "s4.2.r2_error_vector": Reported(0.15, 0.72, "§4.2", "varies widely, between 15% and 72%"),
     "abstract.r2_error_vector": _one(0.50, "abstract", "about half of the error vector is linearly predictable"),
+    "s4.3.per_doubling": _one(0.0, "§4.3, Fig. 2", "FVU nonlinear is approximately constant as width grows"),
     # Section 5
     "s5.1.n_saes": _one(329, "§5.1", "the norm prediction test on 329 SAEs"),
     "s5.1.r2_x_norm": _one(1.0, "§5.1", "the squared norm of x is almost perfectly predicted"),
@@ -61,6 +62,9 @@ VALUES: dict[str, Reported] = {
     "s5.2.fvu_sae_on_linear": _one(0.54, "§5.2", "an SAE trained on LinearError reaches FVU ≈ 0.54", GEMMA_9B),
     "s5.2.fvu_gap": _one(0.05, "§5.2", "an absolute 5 percent higher on the nonlinear part", GEMMA_9B),
     "s5.2.interpretability_gap": _one(0.05, "§5.2, Fig. 7", "linear latents are about 5% more interpretable", GEMMA_9B),
+    "s5.3.excess": _one(
+        0.0, "§5.3, Fig. 8", "each part costs cross-entropy in proportion to its share of the variance"
+    ),
     # Section 6
     "s6.1.fvu_decrease": Reported(0.03, 0.05, "§6.1", "pursuit decreases the total FVU by 3 to 5%", GEMMA_9B),
     "s6.2.r2_nonlinear_from_sae": _one(0.50, "§6", "Sae(x) predicts 50% of the nonlinear error", GEMMA_9B),

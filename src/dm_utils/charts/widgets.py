@@ -84,7 +84,8 @@ class ClaimBoard(anywidget.AnyWidget):
     Parameters
     ----------
     board : DataFrame
-        ``place, claim, paper, profile, value, verdict, agree, of, test, chapter``, one row per claim and profile.
+        ``place, claim, paper, profile, value, verdict, agree, of, test, chapter``, one row per claim and profile; and, where
+        known, ``training`` and ``size``, words under the value and under the verdict.
     verdicts : sequence of str
         The verdict words, in order.
     folder : str

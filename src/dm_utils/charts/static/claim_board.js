@@ -21,9 +21,11 @@ function row(claim, folder) {
   for (const [key, title] of COLUMNS) {
     const cell = element("td", key === "claim" ? "" : claim[key]);
     cell.dataset.head = title;
+    if (key === "value" && claim.training) cell.append(element("small", claim.training, "dm-test"));
     if (key === "verdict") {
       cell.className = `dm-verdict dm-${claim.verdict.split(" ")[0]}`;
       if (claim.of > 1) cell.append(element("small", ` ${claim.agree} of ${claim.of}`));
+      if (claim.size) cell.append(element("small", claim.size));
     }
     if (key === "claim") {
       const link = element("a", claim.claim);
@@ -61,7 +63,7 @@ function render({ model, el }) {
     const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
     const kept = claims.filter((claim) => [verdict.value, "all"].includes(verdict.value === "all" ? "all" : claim.verdict)
       && (profile.value === "all" || claim.profile === profile.value)
-      && wanted.every((word) => `${claim.place} ${claim.claim} ${claim.test}`.toLowerCase().includes(word)));
+      && wanted.every((word) => `${claim.place} ${claim.claim} ${claim.test} ${claim.size || ""}`.toLowerCase().includes(word)));
     body.replaceChildren(...kept.map((claim) => row(claim, folder)));
     count.textContent = `${kept.length} of ${claims.length}`;
   }

@@ -1,0 +1,186 @@
+"""What the ladder of labs measured, and the rule that says of a claim whether a larger lab is nearer to the paper.
+
+Each claim is a quantity and the range that the paper reports for it. Its distance at a rung is how far the quantity lies outside that
+range. A rung's interval is the wider of two: Student's over the training seeds of its SAEs, and the mean of theirs over text.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from dm_utils.base.errors import LoadError
+from dm_utils.base.files import write_atomic
+from dm_utils.lab import weights_path
+from dm_utils.lab.ladder import L0_SHARES, WIDTHS
+from dm_utils.maths.resampling import Estimate
+
+SHIPPED = weights_path().with_name("results") / "ladder.csv"
+COMMAND = "python -m dm_utils.chapters.ladder.measure"
+COLUMNS = ("d", "width_ratio", "l0_ratio", "seed", "quantity", "value", "low", "high")
+FEWEST = 3
+"""Rungs that a trend needs."""
+TOWARDS, AWAY, NONE, UNTOLD = "towards the paper's value", "away from it", "no trend", "cannot say"
+
+
+class Range(Protocol):
+    """What the paper reports: the two ends of a range, equal for a value."""
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """A claim of the scoreboard (`key`), the quantity that the ladder measures of it, and where the paper's value stands.
+
+    `about` is how far from that value counts as the paper's "about" or "almost", as in the scoreboard's test of the claim.
+    """
+
+    key: str
+    quantity: str
+    paper: str
+    says: str
+    about: float = 0.0
+
+    def accepted(self, paper: Mapping[str, Range]) -> Estimate:
+        """The paper's value, with the range that counts as it."""
+        said = paper[self.paper]
+        return Estimate((said.low + said.high) / 2, said.low - self.about, said.high + self.about)
+
+
+QUESTIONS = (
+    Question("norm-range", "r2_error_norm", "s4.1.r2_error_norm", "R² of the error norm, every SAE (Eq. 10)"),
+    Question("ninety", "r2_error_norm", "abstract.r2_error_norm", "R² of the error norm, the abstract's 90 %"),
+    Question("x-norm", "r2_x_norm", "s5.1.r2_x_norm", "R² of ‖x‖² from x", 0.05),
+    Question("vector-range", "r2_error_vector", "s4.2.r2_error_vector", "R² of the error vector, every SAE (Eq. 11)"),
+    Question("half", "r2_error_vector", "abstract.r2_error_vector", "R² of the error vector, the abstract's half", 0.1),
+    Question(
+        "flat", "per_doubling", "s4.3.per_doubling", "Relative change of FVU nonlinear per doubling of the width", 0.05
+    ),
+    Question(
+        "proportional-linear", "ce_excess_linear", "s5.3.excess", "Loss recovered beyond its share, LinearError", 0.1
+    ),
+    Question(
+        "proportional-nonlinear",
+        "ce_excess_nonlinear",
+        "s5.3.excess",
+        "Loss recovered beyond its share, NonlinearError",
+        0.1,
+    ),
+    Question("pursuit-fvu", "fvu_drop", "s6.1.fvu_decrease", "Encoder error: decrease of FVU by gradient pursuit"),
+    Question("norm-ratio", "norm_ratio", "a1.norm_ratio", "‖Sae(x)‖ / ‖x‖", 0.05),
+    Question("not-shrinkage", "cos_linear_x", "a1.cos_linear_x", "Cosine of LinearError with x", 0.15),
+)
+
+
+# --- the table that ships ----------------------------------------------------------------------------------
+
+
+def read(file: Path = SHIPPED) -> tuple[pd.DataFrame, dict[int, dict[str, Any]]]:
+    """The measurements (columns `COLUMNS`, one row per SAE and quantity), and of each rung how it was made.
+
+    Raises
+    ------
+    LoadError : the file is missing or not such a table; says how to make it.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        head = [line[2:].partition(": ") for line in lines if line.startswith("# ")]
+        table = pd.read_csv(io.StringIO("".join(line for line in lines if not line.startswith("# "))))
+        return table[list(COLUMNS)], {int(name.removeprefix("d ")): json.loads(text) for name, _, text in head}
+    except (OSError, ValueError, KeyError) as error:
+        raise LoadError(f"{file} is not a table of the ladder ({error}); `{COMMAND} WORK` measures a rung") from error
+
+
+def write(file: Path, table: pd.DataFrame, about: Mapping[int, Mapping[str, Any]]) -> None:
+    """Write the measurements under one line per rung that says how it was made."""
+    head = "".join(f"# d {d}: {json.dumps(about[d])}\n" for d in sorted(about))
+    text = table[list(COLUMNS)].to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    write_atomic(file, (head + text).encode())
+
+
+# --- rungs -------------------------------------------------------------------------------------------------
+
+
+def at(table: pd.DataFrame, quantity: str, l0_ratio: float, width_ratio: float = math.nan) -> pd.DataFrame:
+    """The rows of one quantity at one L0/d and, where it is of one SAE and not of a series of widths, at one W/d."""
+    rows = table[(table["quantity"] == quantity) & np.isclose(table["l0_ratio"], l0_ratio)]
+    return rows[rows["width_ratio"].isna() | np.isclose(rows["width_ratio"], width_ratio)]
+
+
+def settings(table: pd.DataFrame, quantity: str) -> list[tuple[float, float]]:
+    """The pairs (L0/d, W/d) at which a quantity was measured on enough rungs for a trend; W/d is NaN for a series."""
+    rungs = table[table["quantity"] == quantity].groupby(["l0_ratio", "width_ratio"], dropna=False)["d"].nunique()
+    enough = rungs[rungs >= FEWEST].reset_index()
+    return list(zip(enough["l0_ratio"].astype(float), enough["width_ratio"].astype(float), strict=True))
+
+
+def over_seeds(rows: pd.DataFrame) -> Estimate:
+    """The mean over SAEs of several seeds, with the wider of the intervals over training (Student's) and over text (their mean)."""
+    values, n = rows["value"].to_numpy(float), len(rows)
+    half = float(student.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5) if n > 1 else math.inf
+    mean = float(values.mean())
+    return Estimate(mean, min(mean - half, float(rows["low"].mean())), max(mean + half, float(rows["high"].mean())))
+
+
+def by_rung(rows: pd.DataFrame) -> dict[int, Estimate]:
+    """The estimate of each rung, smallest first, from the rows of one quantity at one setting (`at`)."""
+    return {d: over_seeds(rows[rows["d"] == d]) for d in sorted(map(int, rows["d"].unique()))}
+
+
+# --- the rule ----------------------------------------------------------------------------------------------
+
+
+def distance(found: Estimate, paper: Range) -> Estimate:
+    """How far a value lies outside the paper's range, 0 inside it, with the least and greatest distance over its interval."""
+    ends = [max(paper.low - value, value - paper.high, 0.0) for value in (found.value, found.low, found.high)]
+    touches = found.low <= paper.high and found.high >= paper.low
+    return Estimate(ends[0], 0.0 if touches else min(ends), max(ends))
+
+
+def trend(distances: Sequence[Estimate]) -> str:
+    """Whether a claim comes nearer to the paper from rung to rung, smallest first.
+
+    *Towards*: the distance falls at every step, and the intervals of the smallest and the largest rung are apart; *away*: it
+    rises so. *No trend*: no two intervals are apart, and each is narrower than half the first distance, so that one could have
+    been seen, or every rung lies in the paper's range. *Cannot say* otherwise: fewer than three rungs, one training of a rung,
+    wide intervals, or steps both ways.
+    """
+    if len(distances) < FEWEST or not all(math.isfinite(one.low) and math.isfinite(one.high) for one in distances):
+        return UNTOLD
+    first, last = distances[0], distances[-1]
+    steps = [after.value - before.value for before, after in pairwise(distances)]
+    if last.high < first.low and all(step < 0 for step in steps):
+        return TOWARDS
+    if last.low > first.high and all(step > 0 for step in steps):
+        return AWAY
+    overlap = all(one.low <= other.high and other.low <= one.high for one, other in combinations(distances, 2))
+    narrow = all(one.high - one.low < first.value / 2 for one in distances)
+    inside = all(one.high == 0 for one in distances)
+    return NONE if overlap and (narrow or inside) else UNTOLD
+
+
+def trends(
+    table: pd.DataFrame, paper: Mapping[str, Range], l0_ratio: float = L0_SHARES[0], width_ratio: float = WIDTHS[0]
+) -> dict[str, tuple[str, dict[int, Estimate]]]:
+    """Of each question's key: the word of `trend`, and the quantity at each rung, at one setting (the ladder's first)."""
+    found = {}
+    for question in QUESTIONS:
+        rungs = by_rung(at(table, question.quantity, l0_ratio, width_ratio))
+        range_ = question.accepted(paper)
+        found[question.key] = trend([distance(one, range_) for one in rungs.values()]), rungs
+    return found

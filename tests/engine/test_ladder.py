@@ -1,0 +1,135 @@
+"""The ladder's rule at its thresholds, its intervals, and the table that ships."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from dm_utils.base.errors import LoadError
+from dm_utils.book.paper import VALUES
+from dm_utils.chapters.scoreboard.claims import CLAIMS
+from dm_utils.engine import ladder
+from dm_utils.engine.ladder import AWAY, NONE, QUESTIONS, TOWARDS, UNTOLD
+from dm_utils.lab.ladder import L0_SHARES, RUNGS, SEEDS, WIDTHS
+from dm_utils.maths.resampling import Estimate
+
+HALF = 0.05
+
+
+def word(*values: float, half: float = HALF) -> str:
+    """What the rule says of distances with intervals of ± `half`."""
+    return ladder.trend([Estimate(value, value - half, value + half) for value in values])
+
+
+def rows(*values: float, half: float = 0.001, d: int = 32) -> pd.DataFrame:
+    """One quantity of a rung, a row per seed, intervals over text of ± `half`."""
+    table = pd.DataFrame({"value": values, "seed": range(len(values))}).assign(d=d, quantity="q", width_ratio=16.0)
+    return table.assign(low=table["value"] - half, high=table["value"] + half, l0_ratio=1 / 16)
+
+
+def test_towards_needs_a_fall_at_every_step_and_the_ends_apart() -> None:
+    assert word(0.5, 0.45, 0.399) == TOWARDS
+    assert word(0.5, 0.45, 0.401) != TOWARDS  # 0.45 and 0.451 touch
+    assert word(0.5, 0.501, 0.3) == UNTOLD  # up, then down
+
+
+def test_away_is_the_mirror_image() -> None:
+    assert word(0.399, 0.45, 0.5) == AWAY
+    assert word(0.401, 0.45, 0.5) != AWAY
+    assert word(0.3, 0.29, 0.5) == UNTOLD
+
+
+def test_no_trend_needs_intervals_that_would_have_shown_one() -> None:
+    assert word(0.21, 0.22, 0.20) == NONE  # intervals of 0.10, below half of 0.21
+    assert word(0.20, 0.22, 0.21) == UNTOLD  # not below half of 0.20
+    assert word(0.5, 0.61, 0.5) == UNTOLD  # the middle is apart from the ends
+
+
+def test_a_claim_inside_the_paper_range_at_every_rung_has_no_trend() -> None:
+    assert ladder.trend([Estimate(0, 0, 0)] * 3) == NONE
+    assert ladder.trend([Estimate(0, 0, 0), Estimate(0, 0, 0), Estimate(0, 0, 0.01)]) == UNTOLD
+
+
+def test_two_rungs_or_one_training_of_a_rung_cannot_tell() -> None:
+    assert word(0.9, 0.1) == UNTOLD
+    once = Estimate(0.5, 0.0, math.inf)
+    assert ladder.trend([Estimate(0.9, 0.89, 0.91), once, Estimate(0.1, 0.09, 0.11)]) == UNTOLD
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (Estimate(0.5, 0.4, 0.6), (0.2, 0.1, 0.3)),
+        (Estimate(1.1, 1.0, 1.2), (0.15, 0.05, 0.25)),
+        (Estimate(0.65, 0.5, 0.75), (0.05, 0.0, 0.2)),
+        (Estimate(0.8, 0.75, 0.9), (0.0, 0.0, 0.0)),
+        (Estimate(0.8, 0.6, 1.0), (0.0, 0.0, 0.1)),
+    ],
+)
+def test_a_distance_is_to_the_nearer_end_of_the_range(found: Estimate, expected: tuple[float, ...]) -> None:
+    got = ladder.distance(found, SimpleNamespace(low=0.7, high=0.95))
+    assert (got.value, got.low, got.high) == pytest.approx(expected)
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    found = ladder.over_seeds(rows(0.4, 0.5, 0.6))
+    half = 4.302653 * 0.1 / math.sqrt(3)  # t of two degrees of freedom
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5 - half, 0.5 + half), abs=1e-6)
+
+
+def test_where_text_is_wider_than_training_its_interval_counts() -> None:
+    found = ladder.over_seeds(rows(0.5, 0.5, 0.5, half=0.02))
+    assert (found.low, found.high) == pytest.approx((0.48, 0.52))
+    assert math.isinf(ladder.over_seeds(rows(0.5)).high), "one training says nothing of its scatter"
+
+
+def test_rows_of_a_series_count_at_every_width() -> None:
+    table = pd.concat([rows(0.1), rows(0.2).assign(width_ratio=4.0), rows(0.3).assign(width_ratio=math.nan)])
+    assert ladder.at(table, "q", 1 / 16, 16.0)["value"].tolist() == [0.1, 0.3]
+    assert ladder.at(table, "q", 1 / 8, 16.0).empty
+
+
+def test_settings_are_those_with_enough_rungs() -> None:
+    table = pd.concat(
+        [rows(0.1, d=d) for d in (32, 64, 128)] + [rows(0.1, d=d).assign(l0_ratio=0.125) for d in (32, 64)]
+    )
+    assert ladder.settings(table, "q") == [(1 / 16, 16.0)]
+
+
+def test_a_table_survives_writing_and_a_broken_one_says_what_makes_it(tmp_path) -> None:
+    table = rows(0.25, 0.5)[list(ladder.COLUMNS)]
+    ladder.write(tmp_path / "t.csv", table, {32: {"command": "make lab SIZE=32"}})
+    again, about = ladder.read(tmp_path / "t.csv")
+    pd.testing.assert_frame_equal(again, table, check_dtype=False)
+    assert about == {32: {"command": "make lab SIZE=32"}}
+    (tmp_path / "t.csv").write_text("nothing\n")
+    with pytest.raises(LoadError, match=ladder.COMMAND):
+        ladder.read(tmp_path / "t.csv")
+
+
+def test_every_question_is_a_claim_of_the_scoreboard_with_a_value_of_the_paper() -> None:
+    assert {question.key for question in QUESTIONS} <= {claim.key for claim in CLAIMS}
+    assert {question.paper for question in QUESTIONS} <= set(VALUES)
+    assert len({question.key for question in QUESTIONS}) == len(QUESTIONS)
+
+
+def test_the_shipped_table_has_every_question_of_every_rung_with_its_seeds() -> None:
+    table, about = ladder.read()
+    assert set(about) == set(table["d"]) <= set(RUNGS)
+    for question in QUESTIONS:
+        for d in about:
+            found = ladder.at(table, question.quantity, L0_SHARES[0], WIDTHS[0])
+            assert sorted(found.loc[found["d"] == d, "seed"]) == list(range(SEEDS)), (question.quantity, d)
+            assert (found["low"] <= found["value"]).all() and (found["value"] <= found["high"]).all()
+
+
+def test_the_shipped_rungs_are_matched_in_their_ratios() -> None:
+    table, _ = ladder.read()
+    l0 = table[table["quantity"] == "l0"]
+    assert (l0["value"] / (l0["l0_ratio"] * l0["d"])).between(0.9, 1.1).all()
+    main = l0[l0["l0_ratio"] == L0_SHARES[0]]
+    for d, some in main.groupby("d"):
+        assert set(some["width_ratio"]) == set(WIDTHS), d
