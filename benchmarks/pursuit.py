@@ -3,8 +3,9 @@
 Ours selects its atoms from float32 products, as before, or from a screen in bfloat16 or int8; "auto" takes the fastest.
 
 The dense formulation is the algorithm as it is usually written: one weight per token and latent, and three products
-with the dictionary per step (residual, correlations, direction). Both are timed in alternating repeats and the medians
-printed, with the peak of the memory that each allocates beyond its inputs, and how far the chosen supports agree.
+with the dictionary per step (residual, correlations, direction). All are timed in alternating repeats and the medians
+printed (on one thread of processor time, so that other work on the machine counts less), with the peak of the memory that
+each allocates beyond its inputs, and how far the chosen supports agree.
 
     python benchmarks/pursuit.py                    both cases
     python benchmarks/pursuit.py --case small --repeats 9 --device cuda
@@ -13,13 +14,12 @@ printed, with the peak of the memory that each allocates beyond its inputs, and 
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
+from encode import clock, processor
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -73,6 +73,15 @@ def sparse_pursuit(
     return support.scatter_(1, codes.indices, True), codes.decode(dictionary)
 
 
+def strided(values: Iterable[object]) -> Iterator[Tensor]:
+    """The tensors among values that hold memory: of a sparse one, its three parts."""
+    for value in values:
+        if isinstance(value, Tensor) and value.layout == torch.sparse_csr:
+            yield from (value.crow_indices(), value.col_indices(), value.values())
+        elif isinstance(value, Tensor):
+            yield value
+
+
 class PeakMemory(TorchDispatchMode):
     """Record the largest sum of bytes of the tensors alive at once, among those created inside the block."""
 
@@ -81,10 +90,10 @@ class PeakMemory(TorchDispatchMode):
         self.peak, self._alive = 0, {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        given = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
+        given = {t.untyped_storage().data_ptr() for t in strided(args)}
         result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in given:
+        for tensor in strided(result if isinstance(result, (tuple, list)) else (result,)):
+            if tensor.untyped_storage().data_ptr() not in given:
                 storage = tensor.untyped_storage()
                 self._alive[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
         self._alive = {key: entry for key, entry in self._alive.items() if not entry[0].expired()}
@@ -93,11 +102,9 @@ class PeakMemory(TorchDispatchMode):
 
 
 def seconds(run: Callable[[], object], device: str) -> float:
-    start = time.perf_counter()
+    start = clock(torch.device(device))
     run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock(torch.device(device)) - start
 
 
 def compare(name: str, repeats: int, device: str) -> None:
@@ -134,7 +141,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, {arguments.device}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor(arguments.device)}")
     for name in CASES if arguments.case == "all" else [arguments.case]:
         compare(name, arguments.repeats, arguments.device)
 

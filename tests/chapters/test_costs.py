@@ -77,6 +77,16 @@ def test_times_are_given_for_each_stage(study):
     assert charts.stages(times).to_dict()["layer"]
 
 
+def test_a_format_that_loses_partial_sums_is_named(careless_product: None):
+    kept = experiment.partial_sums(torch.ones(96, 50))
+    assert kept == {"bfloat16": False, "int8": False}
+    said = findings.condition_sentence(kept, "a CPU")
+    assert "bfloat16 and int8 do not keep" in said and "come from float32 instead" in said
+    one = findings.condition_sentence({"bfloat16": True, "int8": False}, "a CPU")
+    assert "products in int8 do not keep" in one and "come from bfloat16 or float32" in one
+    assert "so both may screen" in findings.condition_sentence({"bfloat16": True, "int8": True}, "a CPU")
+
+
 def test_the_sentences_follow_their_numbers():
     us = {"encode, dense float32": 8.0, "encode, certified": 4.0, "the bfloat16 product alone": 2.0}
     us |= {experiment.MODEL: 20.0, "decode": 1.0}

@@ -19,6 +19,7 @@ from dm_utils.engine.study import Study
 from dm_utils.maths.certified import certified_codes, processor_clock, screen_of
 from dm_utils.maths.codes import decode, dense_codes, sparse_decode_applies
 from dm_utils.maths.encoder import encoder_of
+from dm_utils.maths.products import accumulates
 from dm_utils.world import models
 from dm_utils.world.profile import Profile
 from dm_utils.world.sae_ref import SaeRef
@@ -131,6 +132,12 @@ def _median(run: Callable[[], object], device: torch.device, repeats: int) -> fl
             torch.cuda.synchronize()
         taken.append(now() - start)
     return statistics.median(taken[1:])
+
+
+def partial_sums(W: Tensor) -> dict[str, bool]:
+    """Whether low-precision products with weights [d, latent] keep their partial sums on this machine, by format."""
+    formats = {"bfloat16": torch.bfloat16, "int8": torch.int8}
+    return {name: accumulates(dtype, W.device, *W.shape) for name, dtype in formats.items()}
 
 
 def processor(device: torch.device) -> str:

@@ -24,6 +24,17 @@ def question_sentence(table: pd.DataFrame, n_saes: int) -> str:
     )
 
 
+def condition_sentence(kept: dict[str, bool], where: str) -> str:
+    """Which formats' products keep their partial sums on this machine, and what is done where they do not."""
+    held, lost = ([name for name, holds in kept.items() if holds is wanted] for wanted in (True, False))
+    if not lost:
+        return f"On {where}, products in {' and '.join(held)} keep their partial sums, so both may screen."
+    return (
+        f"On {where}, products in {' and '.join(lost)} do not keep their partial sums: there the bound is not trusted, and "
+        f"codes and atoms come from {' or '.join([*held, 'float32'])} instead."
+    )
+
+
 def stage_sentence(table: pd.DataFrame, where: str) -> str:
     """The ratios of the encode's three times, with what they were measured on; or that there is no certified encode."""
     us = table.set_index("stage")["us"]
