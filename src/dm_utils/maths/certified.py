@@ -258,7 +258,8 @@ def faster(x: Float[Tensor, "token d"], encoder: Encoder, activation: Activation
 
 def _seconds(x: Tensor, encoder: Encoder, activation: Activation, precision: Precision) -> float:
     """The least of four runs, or of two where these take long; the first makes the screen."""
-    taken, now = [], processor_clock(x.device)
+    taken: list[float] = []
+    now = processor_clock(x.device)
     while len(taken) < 2 or (len(taken) < 4 and sum(taken) < LONG):
         start = now()
         certified_codes(x, encoder, activation, precision)  # its counts are read by Python, so nothing is left running
