@@ -142,7 +142,7 @@ def test_a_thousand_sets_are_used_or_refused_by_name():
         refused += 1
         named = [
             *given,
-            *(chapter.declared if given.keys() & {"n_contexts", "ctx_len"} else []),
+            *({*chapter.declared, "fit_fraction"} if given.keys() & {"n_contexts", "ctx_len"} else []),
         ]  # too few for a default
         found = any(name[:40] in message or shown(name)[1:40] in message for name in named)
         assert found, (notebook.stem, given, message)

@@ -68,6 +68,7 @@ widget.render({{ model: {{ get: (name) => state[name] }}, el: document.querySele
 def test_the_claims_fit_their_column_and_are_cards_on_a_phone(browser: Browser, tmp_path: Path, width: int) -> None:
     words = "from end to end by −0.267 to −0.0957 (6 series)"
     claim = {"place": "abstract", "claim": f"<b>{words}</b>", "paper": words, "profile": "gemma-2-2b", "value": words}
+    claim |= {"training": "at most 0.0123 between 3 trainings", "size": "with size: <i>towards the paper's value</i>"}
     claim |= {"verdict": "untestable here", "agree": 0, "of": 24, "test": words, "chapter": "04_1_error_norms"}
     board = ClaimBoard(pd.DataFrame([claim]), ["holds"])
     state = {name: getattr(board, name) for name in ("claims", "verdicts", "folder")}
@@ -81,5 +82,6 @@ def test_the_claims_fit_their_column_and_are_cards_on_a_phone(browser: Browser, 
         assert frame.locator("tbody tr").evaluate("row => getComputedStyle(row).display") == (
             "block" if width == 390 else "table-row"
         )
-        assert seen.page.locator(".dm-table tbody b").count() == 0 and "<b>" in frame.inner_text()
+        assert seen.page.locator(".dm-table tbody :is(b, i)").count() == 0 and "<b>" in frame.inner_text()
+        assert "between 3 trainings" in frame.inner_text() and "<i>towards" in frame.inner_text()
         seen.assert_clean()
