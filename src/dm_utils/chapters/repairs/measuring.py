@@ -54,13 +54,18 @@ def parts(x: Sums, before: Sums, after: Sums, n_bootstrap: int, seed: int) -> di
     """
     named = {f"{name}_before": before[name] for name in ("error2", "nonlinear2")}
     drawn = Bootstrap(x | named | {name: after[name] for name in ("error2", "nonlinear2")}, n_bootstrap, seed)
-    found = {name: drawn.estimate(lambda s, n=name: _part(s, n) / total_variance(s)) for name in PARTS}
-    for name in PARTS:
-        share = drawn.estimate(
-            lambda s, n=name: 1 - _part(s, n) / _part(s, n, "_before"), "there was nothing to remove"
-        )
-        found[name.replace("fvu", "removed")] = share
+    found = {name: drawn.estimate(partial(_fvu, name)) for name in PARTS}
+    shares = {name.replace("fvu", "removed"): partial(_removed, name) for name in PARTS}
+    found |= {name: drawn.estimate(share, "there was nothing to remove") for name, share in shares.items()}
     return found
+
+
+def _fvu(name: str, sums: Sums) -> Float[Tensor, " draw"]:
+    return _part(sums, name) / total_variance(sums)
+
+
+def _removed(name: str, sums: Sums) -> Float[Tensor, " draw"]:
+    return 1 - _part(sums, name) / _part(sums, name, "_before")
 
 
 def _part(sums: Sums, name: str, when: str = "") -> Float[Tensor, " draw"]:

@@ -92,7 +92,8 @@ def descend(
     Raises FloatingPointError where the loss is not finite, naming the repair, the step and the learning rate.
     """
     optimizer, silent = torch.optim.AdamW(trained.parameters(), lr=plan.lr), torch.zeros(1)
-    first, spent = load_checkpoint(folder, trained, optimizer, silent, plan)
+    said: Any = plan  # of a checkpoint's plan only the fields are written and compared
+    first, spent = load_checkpoint(folder, trained, optimizer, silent, said)
     begun = time.process_time() - spent
     for step in tqdm(range(first, plan.steps), initial=first, total=plan.steps, desc=name, unit="step", mininterval=5):
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
@@ -106,5 +107,5 @@ def descend(
         value.backward()
         optimizer.step()
         if (step + 1) % plan.checkpoint_every == 0:
-            save_checkpoint(folder, trained, optimizer, silent, plan, step + 1, time.process_time() - begun)
+            save_checkpoint(folder, trained, optimizer, silent, said, step + 1, time.process_time() - begun)
     return time.process_time() - begun
