@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from dm_utils.chapters.dictionaries import data, measure
+from dm_utils.chapters.dictionaries import data, measure, rates
 from dm_utils.chapters.dictionaries.runs import Run, Workshop
+from dm_utils.dictionaries.methods import METHODS
 from dm_utils.dictionaries.training import Plan
 from dm_utils.engine.splice import Spliced
 from dm_utils.lab import activations, weights_path
@@ -72,6 +73,34 @@ def tiny_tuning(seed: int):
     from dm_utils.dictionaries.sae_tuning import TuningPlan
 
     return TuningPlan(steps=1, contexts=2, seed=seed)
+
+
+def test_tuning_takes_topks_dictionary_and_rate(work) -> None:
+    shop = Workshop(work, LAYER, Plan(steps=6, batch=256), contexts=16, lrs={"topk": 0.02, "itda": 0.5})
+    assert shop.plan_of(Run("sae_tuning", 128, 4, 1)).lr == 0.02
+    assert shop.plan_of(Run("itda", 128, 4, 1)).lr == 0.5
+    assert shop.plan_of(Run("gated", 128, 4, 1)).lr == Plan().lr
+    left, right = (
+        work / "runs" / f"{name}_128_l0_4_seed_0" / "sae" / "sae_weights.safetensors" for name in ("topk", "sae_tuning")
+    )
+    assert left.read_bytes() == right.read_bytes()
+
+
+@pytest.mark.parametrize(("best", "tried"), [(3, [2, 3, 4]), (4, [2, 3, 4, 5]), (5, [2, 3, 4, 5]), (1, [1, 2, 3, 4])])
+def test_a_ladder_is_walked_until_the_best_rate_has_worse_neighbours(best, tried) -> None:
+    scores = rates.walk([1, 2, 3, 4, 5], lambda rate: abs(rate - best))
+    assert list(scores) == tried
+    assert min(scores, key=lambda rate: scores[rate]) == best
+
+
+def test_rates_are_tried_once_and_broken_trainings_lose(work, monkeypatch) -> None:
+    monkeypatch.setattr(rates, "LADDER", (1e-3, 1e-2, 1e30))
+    plan = Plan(steps=4, batch=256, warm_up=1)
+    found = rates.tuned(work, LAYER, METHODS["topk"], 128, 4, plan)
+    assert found["best"] < 1e30
+    assert {row["lr"]: row["fvu"] for row in rates.rows([found])}[1e30] == float("inf")
+    monkeypatch.setattr(rates, "fit", None)  # nothing is trained again
+    assert rates.tuned(work, LAYER, METHODS["topk"], 128, 4, plan) == found
 
 
 def test_another_plan_is_another_run(work) -> None:

@@ -9,7 +9,7 @@ import torch
 from sae_lens import SAE
 
 from dm_utils.dictionaries import topk, training
-from dm_utils.dictionaries.calibration import calibrate
+from dm_utils.dictionaries.calibration import calibrate, mean_l0
 from dm_utils.dictionaries.methods import METHODS
 from dm_utils.dictionaries.training import Activations, Plan, fit, point_at_residuals
 
@@ -31,7 +31,7 @@ def fvu(sae, x: torch.Tensor) -> float:
         return float((x - sae(x)).square().sum() / (x - x.mean(0)).square().sum())
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("variational", "top_afa", "group_bias")])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("variational", "group_bias")])
 def test_a_planted_dictionary_is_learned_in_the_datas_own_units(name: str, tmp_path) -> None:
     x, method = planted(), METHODS[name]
     torch.manual_seed(0)
@@ -113,7 +113,7 @@ def test_a_dead_latent_is_pointed_at_what_is_missed() -> None:
     assert bool((sae.encode(x)[:, 3] > 0).all())
 
 
-@pytest.mark.parametrize("name", ["jumprelu", "gated", "group_bias", "feature_choice"])
+@pytest.mark.parametrize("name", ["jumprelu", "gated", "group_bias", "feature_choice", "top_afa"])
 def test_calibration_gives_the_wanted_l0(name: str, tmp_path) -> None:
     torch.manual_seed(0)
     sae = METHODS[name].new(16, 64, 8)
@@ -123,6 +123,35 @@ def test_calibration_gives_the_wanted_l0(name: str, tmp_path) -> None:
     saved, x = SAE.load_from_disk(tmp_path, dtype="float32"), torch.randn(2000, 16)
     calibrate(saved, x, 5.0)
     assert float((saved.encode(x) != 0).sum(1).float().mean()) == pytest.approx(5.0, rel=0.02)
+
+
+def test_a_topk_sae_whose_places_stay_empty_gets_more_of_them(tmp_path) -> None:
+    sae = METHODS["variational"].new(16, 64, 4)
+    sae.b_enc.data -= 1.0  # few pre-activations are positive
+    sae.save_inference_model(tmp_path)
+    saved, x = SAE.load_from_disk(tmp_path, dtype="float32"), torch.randn(2000, 16)
+    x[::2] = -sae.W_enc.sum(1).detach()  # half of the tokens have none at all
+    before = mean_l0(saved, x)
+    assert calibrate(saved, x, 4.0) == saved.cfg.k > 4
+    assert abs(mean_l0(saved, x) - 4.0) < abs(before - 4.0)
+
+
+def test_a_full_topk_sae_stays_as_it_is(tmp_path) -> None:
+    METHODS["topk"].new(16, 64, 4).save_inference_model(tmp_path)
+    saved = SAE.load_from_disk(tmp_path, dtype="float32")
+    assert calibrate(saved, torch.randn(500, 16), 4.0) == 0.0
+    assert saved.cfg.k == 4
+
+
+def test_the_share_of_the_norm_is_driven_to_the_wanted_l0() -> None:
+    torch.manual_seed(0)
+    sae = METHODS["top_afa"].new(16, 32, 2)
+    fit(sae, Activations(planted()), replace(PLAN, steps=300, batch=512))
+    assert float(sae.share) < 1.0
+    x = planted().float()
+    assert mean_l0(sae, x) == pytest.approx(2.0, rel=0.25)
+    sae.share.fill_(1.0)
+    assert mean_l0(sae, x) > 3.0  # what its paper's whole norm takes
 
 
 def test_an_l0_out_of_reach_is_refused_and_nothing_changes(tmp_path) -> None:

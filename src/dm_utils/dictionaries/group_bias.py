@@ -2,11 +2,12 @@
 
 Loss: ‖x − x̂‖², no sparsity penalty. The abstract says that biases are adapted "to ensure appropriate activation sparsity", by groups.
 Taken here: 8 groups of equal size with target rates in the proportion 1 : ½ : … : 1/128 that sum to L0 (none above ½); after each
-step the bias of latent j of group g moves by η s_j (p_g − p̂_j) / max(p_g, p̂_j), with p̂_j a moving average of its rate, s_j one of the
-size of its pre-activations, η = 0.1 / (1 + step / 50). The input is taken about the decoder bias, so that weights cannot do what biases
-should. Rates end near their targets, but the paper's reconstruction is not reproduced: decoders do not keep up with moving biases, and
-FVU stays far above TopK's. Its rule for the biases, which the abstract does not give, must differ. The decoder is not tied (the
-paper's theory ties it). The result is a standard ReLU SAE.
+step the bias of latent j of group g moves by −η q_j, with q_j the batch's quantile of its pre-activations that a share p_g lies above
+(the largest, where p_g of a batch is less than one token) and η = 0.3: where q_j is zero, j fires at its rate. The input is taken about
+the decoder bias, so that weights cannot do what biases should. Rates end near their targets, but the paper's reconstruction is not
+reproduced: FVU stays far above TopK's, since a bias that makes a latent rare takes as much off its value when it fires. Its rule for
+the biases, which the abstract does not give, must differ. The decoder is not tied (the paper's theory ties it). The result is a
+standard ReLU SAE.
 """
 
 from __future__ import annotations
@@ -22,9 +23,6 @@ from sae_lens.saes.sae import SAEConfig, TrainStepInput, TrainStepOutput
 from torch import Tensor
 
 from dm_utils.dictionaries.common import forget, shape
-
-SLOWER = 50  # steps after which biases move half as fast, then a third, …: decoders must keep up as their rate decays
-MEMORY = 0.95  # of the moving averages: about twenty batches
 
 
 def group_rates(d_sae: int, l0: float, groups: int) -> Float[Tensor, " latent"]:
@@ -49,7 +47,7 @@ class GroupBiasTrainingSAEConfig(StandardTrainingSAEConfig):
 
     target_l0: float = 16.0
     groups: int = 8
-    bias_rate: float = 0.1
+    bias_rate: float = 0.3
     l1_coefficient: float = 0.0
 
     @classmethod
@@ -67,34 +65,30 @@ class GroupBiasTrainingSAE(StandardTrainingSAE):
 
     cfg: GroupBiasTrainingSAEConfig
     target: Tensor
-    rate: Tensor
-    size: Tensor
 
     def __init__(self, cfg: GroupBiasTrainingSAEConfig, use_error_term: bool = False):
         super().__init__(cfg, use_error_term)
         self.b_enc.requires_grad_(False)
         self.register_buffer("target", group_rates(cfg.d_sae, cfg.target_l0, cfg.groups))
-        self.register_buffer("rate", self.target.clone())
-        self.register_buffer("size", torch.ones(cfg.d_sae))
 
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         """The loss of reconstruction; then the biases move."""
         output = super().training_forward_pass(step_input)
-        self.adapt(output.hidden_pre.detach(), 1 / (1 + step_input.n_training_steps / SLOWER))
+        self.adapt(output.hidden_pre.detach())
         return output
 
     @torch.no_grad()
-    def adapt(self, hidden: Float[Tensor, "token latent"], pace: float = 1.0) -> None:
+    def adapt(self, hidden: Float[Tensor, "token latent"]) -> None:
         """Move each bias towards its group's rate, after a batch's pre-activations."""
-        self.rate.lerp_((hidden > 0).to(hidden.dtype).mean(0), 1 - MEMORY)
-        self.size.lerp_(hidden.std(0), 1 - MEMORY)
-        short = (self.target - self.rate) / torch.maximum(self.target, self.rate)
-        self.b_enc.data += pace * self.cfg.bias_rate * self.size * short
+        above = (self.target * len(hidden)).long()  # tokens that should fire
+        largest = hidden.topk(min(len(hidden), int(above.max()) + 1), dim=0).values  # sorted
+        quantile = largest.gather(0, above.clamp_max(len(largest) - 1)[None])[0]
+        self.b_enc.data -= self.cfg.bias_rate * quantile
 
     def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
-        """Leave the rates behind."""
+        """Leave the target rates behind."""
         super().process_state_dict_for_saving_inference(state_dict)
-        forget(state_dict, "target", "rate", "size")
+        forget(state_dict, "target")
 
 
 register_sae_training_class("group_bias", GroupBiasTrainingSAE, GroupBiasTrainingSAEConfig)

@@ -34,8 +34,9 @@ class Method:
 
     `new(d_in, d_sae, l0)` makes an untrained SAE; `revive`: the loop points its dead latents at residuals, since its loss does not
     revive them; `gradients`: it reads those of the model's loss; `pursuit`: it encodes by a search of L0 products with the dictionary
-    (otherwise by one product); `tokens`: the share of the training tokens that it needs; `tunes`: the model is
-    tuned through the trained SAE, and measured instead of the model as it was.
+    (otherwise by one product); `tokens`: the share of the training tokens that it needs; `rated`: it has a learning rate to find;
+    `own_l0`: it sets its L0 itself, so that it cannot be compared at equal L0; `tunes`: its SAE is TopK's, through which the model is
+    tuned, and the tuned model is measured instead of the model as it was.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Method:
     gradients: bool = False
     pursuit: bool = False
     tokens: float = 1.0
+    rated: bool = True
+    own_l0: bool = False
     tunes: bool = False
 
     def encode_flops(self, d_in: int, d_sae: int, l0: float) -> float:
@@ -66,9 +69,10 @@ METHODS = {
         Method("feature_choice", "Feature Choice", feature_choice.new),
         Method("group_bias", "Group Bias Adaptation", group_bias.new),
         Method("top_afa", "top-AFA", top_afa.new),
+        Method("top_afa_own", "top-AFA at its own L0", top_afa.new_own, own_l0=True),
         Method("variational", "Variational SAE", variational.new),
-        Method("itda", "ITDA", itda.new, pursuit=True, tokens=0.1),
+        Method("itda", "ITDA", itda.new, pursuit=True, tokens=0.1, rated=False),
         Method("matching_pursuit", "Matching pursuit", matching_pursuit.new, revive=True, pursuit=True),
-        Method("sae_tuning", "SAE-Tuning", topk.new, tunes=True),
+        Method("sae_tuning", "SAE-Tuning", topk.new, rated=False, tunes=True),
     )
 }

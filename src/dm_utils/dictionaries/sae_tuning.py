@@ -2,7 +2,7 @@
 
 W → W + (α/r) B A in every linear layer, B zero at first. Loss: the model's next-token cross-entropy with Sae(x) in the place of x, at
 every token but the first of a context. Left open by the abstract and taken here: r = 32 and α = 128 (as its authors report), Adam at
-1e-4 without decay, 60 steps of 8 contexts; the paper tunes on question-answer pairs for reasoning, which the lab has none of, so what
+1e-4 without decay, 40 steps of 8 contexts; the paper tunes on question-answer pairs for reasoning, which the lab has none of, so what
 it did for reasoning is not reproduced. The question here is what tuning does to the SAE's error. The SAE is a TopK SAE, unchanged.
 """
 
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 class TuningPlan:
     """How the model is tuned."""
 
-    steps: int = 60
+    steps: int = 40
     contexts: int = 8
     lr: float = 1e-4
     rank: int = 32

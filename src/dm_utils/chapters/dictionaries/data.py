@@ -14,6 +14,8 @@ from dm_utils.base.files import digest_of
 from dm_utils.dictionaries.training import Activations
 from dm_utils.lab import activations, pipeline
 
+GRADIENT_CONTEXTS = 1714
+
 
 def hook_of(layer: int) -> str:
     """The site: the residual stream after a layer."""
@@ -58,16 +60,15 @@ def language_model(work: Path) -> Any:
     return model.eval()
 
 
-def with_gradients(work: Path, layer: int, tokens: int) -> Activations:
-    """Activations of as many contexts, drawn at random, as hold so many tokens, with the loss's gradients at them.
+def with_gradients(work: Path, layer: int) -> Activations:
+    """Activations of `GRADIENT_CONTEXTS` contexts, drawn at random, with the loss's gradients at them.
 
+    Fewer contexts than other methods draw from, since each costs a pass through the model and back.
     The gradients are computed once, and kept in the work folder.
     """
     x, contexts = load(work, "training", layer), training_contexts(work, layer).numpy()
-    kept = len(x) // len(contexts)
-    chosen = np.sort(
-        np.random.default_rng([pipeline.LabRecipe().seed, 2]).permutation(len(contexts))[: -(-tokens // kept)]
-    )
+    kept, order = len(x) // len(contexts), np.random.default_rng([pipeline.LabRecipe().seed, 2])
+    chosen = np.sort(order.permutation(len(contexts))[:GRADIENT_CONTEXTS])
     file = work / "activations" / "training" / f"{hook_of(layer)}.gradients.{len(chosen)}.npy"
     if not file.exists():
         found = loss_gradients(activations.load_bridge(work / "model"), contexts[chosen], hook_of(layer))

@@ -8,18 +8,25 @@ import pandas as pd
 from dm_utils.base.errors import ParameterError, check_range, require
 
 BASELINE = "topk"
+NEAR_L0 = 0.1  # a measured L0 within this of the wanted one is equal to it
 METRICS = (
     "fvu",
     "fvu_nonlinear",
     "linear_share",
     "r2_error_norm",
     "r2_error_vector",
+    "beyond_token_norm",
+    "beyond_token_vector",
+    "beyond_tokens_norm",
+    "beyond_tokens_vector",
     "ce_recovered",
+    "ce_sae",
     "kl",
     "fvu_pursued",
     "fvu_nonlinear_pursued",
 )
-PLAIN = ("l0", "dead_fraction", "train_seconds", "encode_flops", "tokens")
+PLAIN = ("l0", "dead_fraction", "train_seconds", "encode_flops", "tokens", "l0_wanted")
+SIZE = ["d_sae", "l0_wanted"]
 
 
 def select(
@@ -31,7 +38,8 @@ def select(
 ) -> pd.DataFrame:
     """The runs to show: of one width (the first run's unless given), methods separated by commas, the first `seeds` seeds.
 
-    Column `headline`: the runs at the wanted L0 nearest to `near_l0` (the first run's unless given). TopK's runs at every L0 stay,
+    Column `headline`: the runs at the wanted L0 nearest to `near_l0` (the first run's unless given) at which methods other than TopK
+    ran. TopK's runs at every L0 stay,
     whatever `methods` says: they are what others are held against.
 
     Raises
@@ -51,22 +59,26 @@ def select(
     rows = rows[rows["method"].isin({BASELINE, *chosen})]
     target = float(first["l0_wanted"]) if near_l0 is None else near_l0
     check_range("near_l0", target, 0.1)
-    wanted = rows["l0_wanted"].unique()
+    others = rows[rows["method"].isin(set(chosen) - {BASELINE})]
+    wanted = (others if len(others) else rows)["l0_wanted"].unique()
     nearest = wanted[np.abs(np.log(wanted / target)).argmin()]
     return rows.assign(headline=(rows["l0_wanted"] == nearest) & rows["method"].isin(chosen))
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per method at the headline's L0, means over seeds: M, its interval over text M_low, M_high, its scatter M_sd.
+    """One row per method at the headline's L0, in the order of FVU.
 
-    `seeds` counts them; a scatter of one seed is NaN. Methods stand in the order of their FVU.
+    Of each metric M the mean over seeds, its interval over text M_low and M_high, its scatter M_sd (NaN for one seed) and its extremes
+    over seeds M_least and M_most. `seeds` counts them; `equal_l0`: the measured L0 is within `NEAR_L0` of the wanted one.
     """
     grouped = rows[rows["headline"]].groupby(["method", "title"], sort=False)
     ends = [f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
-    means = grouped[[*ends, *PLAIN]].mean()
-    scatter = grouped[[*METRICS, "l0", "dead_fraction"]].std().add_suffix("_sd")
-    found = means.join(scatter).join(grouped.size().rename("seeds"))
-    return found.reset_index().sort_values("fvu", ignore_index=True)
+    over_seeds = grouped[[*METRICS, "l0", "dead_fraction", "train_seconds"]]
+    parts = [grouped[[*ends, *PLAIN]].mean(), over_seeds.std().add_suffix("_sd"), grouped.size().rename("seeds")]
+    parts += [over_seeds.min().add_suffix("_least"), over_seeds.max().add_suffix("_most")]
+    found = pd.concat(parts, axis=1).copy()  # in one piece
+    found = found.assign(equal_l0=(found["l0"] / found["l0_wanted"] - 1).abs() <= NEAR_L0)
+    return found.reset_index().sort_values("fvu", ignore_index=True).copy()
 
 
 def curve(rows: pd.DataFrame) -> pd.DataFrame:
@@ -83,22 +95,56 @@ def on_curve(curve: pd.DataFrame, x: pd.Series, metric: str, along: str = "fvu")
     return np.exp(np.interp(np.log(x.to_numpy(float)), known, values, left=np.nan, right=np.nan))
 
 
-def against_curve(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each other method's FVU_nonlinear as a ratio to TopK's at equal FVU: `ratio`, and its ends `low`, `high`.
+def ratios(rows: pd.DataFrame) -> pd.DataFrame:
+    """The runs with their FVU_nonlinear as a ratio to TopK's at equal FVU (`ratio`, over text `low` and `high`, FVU held), and at
+    equal measured L0 (`nonlinear_at_l0`), and their FVU as a ratio to TopK's at equal L0 (`fvu_at_l0`)."""
+    line = curve(rows)
+    level, at_l0 = on_curve(line, rows["fvu"], "fvu_nonlinear"), on_curve(line, rows["l0"], "fvu_nonlinear", "l0")
+    return rows.assign(
+        ratio=rows["fvu_nonlinear"] / level,
+        low=rows["fvu_nonlinear_low"] / level,
+        high=rows["fvu_nonlinear_high"] / level,
+        nonlinear_at_l0=rows["fvu_nonlinear"] / at_l0,
+        fvu_at_l0=rows["fvu"] / on_curve(line, rows["l0"], "fvu", "l0"),
+    )
 
-    Ends are the interval over text, FVU held, or the seeds' extremes where they lie further out. Column `ratio_l0`: FVU over TopK's at
-    equal measured L0.
+
+def own_scatter(rows: pd.DataFrame) -> tuple[float, float]:
+    """The least and the greatest ratio of TopK's own runs to their mean curve: what seeds alone do. NaN for a single seed."""
+    topk = ratios(rows)[lambda run: run["method"] == BASELINE]
+    repeated = topk[topk.groupby("l0_wanted")["seed"].transform("nunique") > 1]["ratio"]
+    return float(repeated.min()), float(repeated.max())
+
+
+def against_curve(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each other method's `ratios`, means over its seeds.
+
+    `least` and `most` are the seeds' extremes of `ratio`, `own_least` and `own_most` those of TopK's own runs, `seeds` their number.
     """
-    mine, line = rows[rows["headline"] & (rows["method"] != BASELINE)], curve(rows)
-    level = on_curve(line, mine["fvu"], "fvu_nonlinear")
-    ends = {f"r{end}": mine[f"fvu_nonlinear{end}"] / level for end in ("", "_low", "_high")}
-    ends["at_l0"] = mine["fvu"] / on_curve(line, mine["l0"], "fvu", "l0")
-    grouped = mine.assign(**ends).groupby(["method", "title"], sort=False)
-    return pd.DataFrame(
-        {
-            "ratio": grouped["r"].mean(),
-            "low": grouped[["r_low", "r"]].mean()["r_low"].combine(grouped["r"].min(), np.fmin),
-            "high": grouped["r_high"].mean().combine(grouped["r"].max(), np.fmax),
-            "ratio_l0": grouped["at_l0"].mean(),
-        }
-    ).reset_index()
+    mine = ratios(rows)[lambda run: run["headline"] & (run["method"] != BASELINE)]
+    grouped = mine.groupby(["method", "title"], sort=False)
+    found = grouped[["ratio", "low", "high", "fvu_at_l0", "nonlinear_at_l0", "l0"]].mean()
+    found = found.join(grouped["ratio"].agg(least="min", most="max")).join(grouped.size().rename("seeds"))
+    least, most = own_scatter(rows)
+    return found.assign(own_least=least, own_most=most).reset_index().sort_values("ratio", ignore_index=True)
+
+
+def sizes(table: pd.DataFrame, methods: str | None = None, seeds: int | None = None) -> pd.DataFrame:
+    """`against_curve` at every width and wanted L0 at which methods other than TopK ran, one below the other."""
+    mine = table if methods is None else table[table["method"].isin({BASELINE, *map(str.strip, methods.split(","))})]
+    found = []
+    for width, l0 in mine.loc[mine["method"] != BASELINE, SIZE].drop_duplicates().itertuples(index=False):
+        rows = select(mine, None, int(width), float(l0), seeds)
+        found.append(against_curve(rows).assign(d_sae=int(width), l0_wanted=float(l0)))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def best_rates(rates: pd.DataFrame) -> pd.DataFrame:
+    """Each method's best learning rate, the rates tried, and `at_end`: the best is the ladder's first or last."""
+    best = rates[rates["best"]].set_index("method")
+    tried = rates.groupby("method")["lr"]
+    ends = (rates["lr"].min(), rates["lr"].max())
+    listed = tried.apply(lambda values: ", ".join(f"{value:g}" for value in sorted(values)))
+    return best.assign(tried=listed, at_end=best["lr"].isin(ends))[
+        ["title", "lr", "fvu", "l0", "tried", "at_end"]
+    ].reset_index()

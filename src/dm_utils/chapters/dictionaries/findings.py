@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +10,17 @@ import pandas as pd
 from dm_utils.base.verdicts import HOLDS, UNTESTABLE, higher, verdict, within
 from dm_utils.base.words import escape, how_many, number
 from dm_utils.chapters.dictionaries.experiment import BASELINE
+from dm_utils.chapters.dictionaries.views import NAMES, prices
 from dm_utils.maths.resampling import Estimate
 
 Table = Any  # a pd.DataFrame: pandas' stubs know nothing of the columns that rows are read by
 SAME = 0.05  # a method keeps TopK's FVU_nonlinear at equal FVU if their ratio is within this of 1
+WHY = {
+    "top_afa_own": "the norm of the activation sets it",
+    "variational": "fewer of its means are positive than places are to be filled",
+    "group_bias": "its rates are set on the training text",
+}
+"""Why a method's L0 may not be the wanted one."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,9 @@ class Claim:
 
 
 CLAIMS = (
+    Claim("batchtopk", "BatchTopK outperforms TopK in reconstruction", "fvu"),
+    Claim("jumprelu", "JumpReLU reconstructs best at a given sparsity", "fvu"),
+    Claim("matryoshka", "Matryoshka trades some reconstruction away", "fvu", more=True),
     Claim("abstopk", "AbsTopK improves reconstruction fidelity", "fvu"),
     Claim("gradient", "g-SAEs are more faithful to the network's performance", "ce_recovered", more=True),
     Claim("mutual_choice", "Mutual Choice reconstructs better at equal sparsity", "fvu"),
@@ -36,37 +45,50 @@ CLAIMS = (
     Claim("feature_choice", "… with fewer dead features", "dead_fraction"),
     Claim("group_bias", "Group Bias Adaptation is superior to benchmark methods", "fvu"),
     Claim("itda", "ITDA incurs a performance penalty", "fvu", more=True),
+    Claim("itda", "… and is trained in less time", "train_seconds"),
     Claim("variational", "The variational SAE underperforms", "fvu", more=True),
     Claim("variational", "… with many more dead features", "dead_fraction", more=True),
 )
 
 
-def moved(ratio: Any) -> bool | None:
-    """Whether a method's FVU_nonlinear differs from TopK's at equal FVU: the ratio's interval lies outside 1 ± `SAME`; None: unclear."""
-    kept = within(Estimate.read(ratio, "value"), 1 - SAME, 1 + SAME)
-    return None if kept is None else not kept
+def moved(row: Any) -> bool | None:
+    """Whether a method's FVU_nonlinear differs from TopK's at equal FVU, over text and over seeds; None: it cannot be told.
 
-
-def ratios(against: Table) -> list[bool | None]:
-    """`moved` for each method of `experiment.against_curve`."""
-    return [moved({"value": r.ratio, "low": r.low, "high": r.high}) for r in against.itertuples()]
+    It differs if the ratio's interval over text lies outside 1 ± `SAME`, and every seed's ratio on the same side beyond every ratio of
+    TopK's own seeds to TopK's curve. It is the same if the interval and all seeds lie inside 1 ± `SAME`. One seed tells nothing.
+    """
+    if row.seeds < 2:
+        return None
+    inside = within(Estimate(row.ratio, row.low, row.high), 1 - SAME, 1 + SAME)
+    if inside:
+        return False if within(Estimate(row.ratio, row.least, row.most), 1 - SAME, 1 + SAME) else None
+    beyond = row.most < row.own_least if row.ratio < 1 else row.least > row.own_most
+    return True if inside is False and beyond else None
 
 
 def kind_sentence(against: Table) -> str:
     """Does any method change the kind of error, or only its size?"""
-    cases = ratios(against)
-    lower = [r for r, case in zip(against.itertuples(), cases, strict=True) if case and r.ratio < 1]
-    upper = [r for r, case in zip(against.itertuples(), cases, strict=True) if case and r.ratio > 1]
-    open_ = sum(case is None for case in cases)
     if not len(against):
         return "No method but TopK has run yet, so nothing can be said."
-    said = [f"Of {len(against)} methods, {listed(lower)} at equal FVU less of the nonlinear error than TopK"]
-    said.append(f"{listed(upper)} more")
-    said.append(f"{open_} cannot be told (their interval crosses a limit, or their FVU is beyond TopK's curve)")
-    return (
-        "; ".join(said)
-        + f". That a method's nonlinear error is TopK's at equal FVU, of those that can be told: **{stays(against)}**."
-    )
+    rows = list(against.itertuples())
+    cases = [moved(row) for row in rows]
+    lower = [r for r, case in zip(rows, cases, strict=True) if case and r.ratio < 1]
+    upper = [r for r, case in zip(rows, cases, strict=True) if case and r.ratio > 1]
+    same = [r for r, case in zip(rows, cases, strict=True) if case is False]
+    unclear = [r for r, case in zip(rows, cases, strict=True) if case is None]
+    said = [
+        f"Of {len(rows)} methods, {listed(lower)} at equal FVU less of the nonlinear error than TopK",
+        f"{listed(upper)} more",
+    ]
+    said.append(f"{titles(same)} as much, within {100 * SAME:.0f} %" if same else "none as much")
+    if unclear:
+        said.append(f"of {titles(unclear)} it cannot be told")
+    return "; ".join(said) + f". That a method's nonlinear error is TopK's at equal FVU: **{stays(against)}**."
+
+
+def titles(rows: list[Any]) -> str:
+    """Names, separated by commas."""
+    return ", ".join(escape(row.title) for row in rows)
 
 
 def listed(rows: list[Any]) -> str:
@@ -79,27 +101,35 @@ def listed(rows: list[Any]) -> str:
 
 def stays(against: Table) -> str:
     """The verdict on "FVU_nonlinear is what TopK's is at equal FVU": a case per method of which `moved` can tell."""
-    return verdict(not case for case in ratios(against) if case is not None)
+    cases = [moved(row) for row in against.itertuples()]
+    return verdict(not case for case in cases if case is not None)
+
+
+def apart(metric: str, mine: pd.Series, other: pd.Series) -> bool | None:
+    """Whether a method's metric is higher than another's, over text and over seeds; None where either overlaps, or seeds are lacking.
+
+    A metric without an interval over text is judged by its seeds alone.
+    """
+    if min(mine["seeds"], other["seeds"]) < 2:
+        return None
+    cases = {higher(over_seeds(mine, metric), over_seeds(other, metric))}
+    if f"{metric}_low" in mine:
+        cases.add(higher(Estimate.read(mine, metric), Estimate.read(other, metric)))
+    return cases.pop() if len(cases) == 1 else None
+
+
+def over_seeds(row: pd.Series, metric: str) -> Estimate:
+    """A metric's mean over seeds, with their extremes in the place of an interval."""
+    return Estimate(row[metric], row[f"{metric}_least"], row[f"{metric}_most"])
 
 
 def judged(claim: Claim, methods: Table) -> str:
-    """A claim's verdict: the two intervals over text are apart, in the claimed order; untestable where they overlap or one is missing.
-
-    A share of dead latents has no interval over text: its mean over seeds, plus or minus its scatter, stands for one.
-    """
-    by_name = methods.set_index("method")
+    """A claim's verdict: apart in the claimed order over text and over seeds; untestable where not apart, not run, or not at that L0."""
+    by_name = methods[methods["equal_l0"]].set_index("method")
     if not {claim.method, BASELINE} <= set(by_name.index):
         return UNTESTABLE
-    mine, other = (read(by_name.loc[name], claim.metric) for name in (claim.method, BASELINE))
-    return verdict([higher(mine, other) if claim.more else higher(other, mine)])
-
-
-def read(row: pd.Series, metric: str) -> Estimate:
-    """A metric's estimate, or its mean ± scatter where it has no interval."""
-    if f"{metric}_low" in row:
-        return Estimate.read(row, metric)
-    spread = 0.0 if pd.isna(row[f"{metric}_sd"]) else float(row[f"{metric}_sd"])
-    return Estimate(float(row[metric]), float(row[metric]) - spread, float(row[metric]) + spread)
+    above = apart(claim.metric, by_name.loc[claim.method], by_name.loc[BASELINE])
+    return verdict([above if claim.more or above is None else not above])
 
 
 def claims(methods: Table) -> pd.DataFrame:
@@ -110,92 +140,135 @@ def claims(methods: Table) -> pd.DataFrame:
             number(float(by_name.loc[name, claim.metric])) if name in by_name.index else "not run"
             for name in (claim.method, BASELINE)
         ]
-        rows.append((claim.words, f"{claim.metric}: {values[0]}; TopK {values[1]}", judged(claim, methods)))
+        rows.append((claim.words, f"{NAMES[claim.metric]}: {values[0]}; TopK {values[1]}", judged(claim, methods)))
     return pd.DataFrame(rows, columns=["The abstract says", "Here, at equal width and L0", "Verdict"])
 
 
-def prices(methods: Table) -> pd.DataFrame:
-    """Who wins, and what it costs beside TopK: one row per method, in the order of FVU."""
-    base = methods[methods["method"] == BASELINE]
-    unit = {
-        name: float(base[name].iloc[0]) if len(base) else float("nan") for name in ("train_seconds", "encode_flops")
-    }
-    times = {name: methods[name] / one for name, one in unit.items()}
-    view = pd.DataFrame({"Method": methods["title"], "L0": methods["l0"].round(1), "seeds": methods["seeds"]})
-    names = {
-        "fvu": "FVU",
-        "fvu_nonlinear": "FVU nonlinear",
-        "linear_share": "linear share",
-        "ce_recovered": "CE recovered",
-    }
-    for name, words in names.items():
-        view[words] = [str(estimate) for estimate in (Estimate.read(row, name) for _, row in methods.iterrows())]
-    view["dead"] = [f"{100 * share:.1f} %" for share in methods["dead_fraction"]]
-    view["pursuit takes off FVU"] = [
-        "–" if pd.isna(row.fvu_pursued) else f"{100 * (1 - row.fvu_pursued / row.fvu):.0f} %"
-        for row in methods.itertuples()
-    ]
-    view["training time, × TopK"] = times["train_seconds"].round(1)
-    return view.assign(**{"encode FLOPs, × TopK": times["encode_flops"].round(1)})
+def gamed(methods: Table) -> list[Any]:
+    """Methods whose FVU_nonlinear is lower than TopK's while their FVU is higher, over text and over seeds.
+
+    Their error is larger, but more of it is linear in x: judged by FVU_nonlinear alone they would win.
+    """
+    by_name = methods.set_index("method")
+    if BASELINE not in by_name.index:
+        return []
+    topk = by_name.loc[BASELINE]
+    wins = [name for name in by_name.index if apart("fvu_nonlinear", by_name.loc[name], topk) is False]
+    lost = {name for name in wins if apart("fvu", by_name.loc[name], topk)}
+    return [row for row in methods.itertuples() if row.method in lost]
+
+
+def gaming_sentence(methods: Table) -> str:
+    """Where FVU_nonlinear alone misleads."""
+    found = gamed(methods)
+    if not found:
+        return "No method here has a lower FVU nonlinear than TopK at the price of a higher FVU."
+    names = ", ".join(
+        f"{escape(r.title)} (FVU nonlinear {r.fvu_nonlinear:.3f}, FVU {r.fvu:.3f}, CE recovered {100 * r.ce_recovered:.0f} %)"
+        for r in found
+    )
+    topk = next(row for row in methods.itertuples() if row.method == BASELINE)
+    return (
+        f"FVU nonlinear alone would put {names} before TopK ({topk.fvu_nonlinear:.3f}, {topk.fvu:.3f}, "
+        f"{100 * topk.ce_recovered:.0f} %): what {'it leaves' if len(found) == 1 else 'they leave'} is larger, and more of it is linear in "
+        "$x$. A linear map of $x$ takes that part back, but then it is no longer the dictionary that explains it."
+    )
+
+
+def curve_sentence(curve: Table) -> str:
+    """Whether FVU_nonlinear falls as TopK gets better, along its own curve over L0."""
+    if len(curve) < 3:
+        return "TopK has run at too few L0s to say how its FVU nonlinear goes with FVU."
+    peak, sparsest = curve.loc[curve["fvu_nonlinear"].idxmax()], curve.iloc[-1]
+    if peak["fvu"] == sparsest["fvu"]:
+        return f"Along TopK's own curve FVU nonlinear falls with FVU, from L0 {sparsest['l0']:.0f} to {curve.iloc[0]['l0']:.0f}."
+    return (
+        f"TopK shows it alone: its FVU nonlinear is highest at an L0 of {peak['l0']:.0f} ({peak['fvu_nonlinear']:.3f}) and *lower* at "
+        f"{sparsest['l0']:.0f} ({sparsest['fvu_nonlinear']:.3f}), where its FVU is {sparsest['fvu']:.3f} in the place of {peak['fvu']:.3f}."
+    )
+
+
+def l0_sentence(methods: Table) -> str:
+    """Who is not at the wanted L0, by name, and why."""
+    off = [row for row in methods.itertuples() if not row.equal_l0]
+    if not off:
+        return "Every method has the wanted L0, within a tenth."
+    names = "; ".join(f"{escape(r.title)}, L0 {r.l0:.1f}{': ' + WHY[r.method] if r.method in WHY else ''}" for r in off)
+    return f"Not at the wanted L0, and so left out where methods are compared at equal L0: {names}."
 
 
 def winner(methods: Table) -> str:
-    """The lowest FVU, the lowest FVU_nonlinear and the most CE recovered at the headline's L0, and what the first costs."""
-    view, comparable = prices(methods), methods[near_headline(methods)]
+    """The lowest FVU, the lowest FVU_nonlinear and the most CE recovered at equal L0, and what the first costs."""
+    comparable = methods[methods["equal_l0"]]
     if comparable.empty:
         return "No method has the wanted L0 yet."
     best = comparable.loc[comparable["fvu"].idxmin()]
-    price = view.loc[best.name]
-    least = comparable.loc[comparable["fvu_nonlinear"].idxmin(), "title"]
+    rivals = [
+        escape(row["title"])
+        for _, row in comparable.iterrows()
+        if not apart("fvu", row, best) and row["method"] != best["method"]
+    ]
+    beside = f" (not told apart from it: {', '.join(rivals)})" if rivals else ""
+    price, least = prices(methods).loc[best.name], comparable.loc[comparable["fvu_nonlinear"].idxmin(), "title"]
     most = comparable.loc[comparable["ce_recovered"].idxmax(), "title"]
     return (
-        f"Among the methods within a tenth of the median L0, {escape(best['title'])} leaves the least FVU, at "
-        f"{price['training time, × TopK']:g} times TopK's training time and {price['encode FLOPs, × TopK']:g} times its FLOPs to "
-        f"encode; {escape(least)} leaves the least FVU nonlinear, {escape(most)} recovers most of the cross-entropy. Times are "
-        "processor seconds of one machine that did other work, too."
+        f"At equal L0, {escape(best['title'])} leaves the least FVU{beside}, at {price['training time, × TopK']:g} times TopK's "
+        f"training time and {price['encode FLOPs, × TopK']:g} times its FLOPs to encode; {escape(least)} leaves the least FVU nonlinear, "
+        f"{escape(most)} recovers most of the cross-entropy. Times are processor seconds of one machine that did other work, too."
     )
-
-
-def near_headline(methods: Table) -> pd.Series:
-    """Which methods have a measured L0 within a tenth of the median: the others cannot be compared at equal L0."""
-    return (methods["l0"] / methods["l0"].median() - 1).abs() <= 0.1
 
 
 def afa_sentence(against: Table) -> str:
-    """top-AFA sets its own L0, so it is held against TopK's FVU at that L0."""
-    mine = against[against["method"] == "top_afa"]
-    if mine.empty or pd.isna(mine["ratio_l0"].iloc[0]):
+    """top-AFA as its paper has it sets its own L0, so it is held against TopK's FVU at that L0."""
+    mine = against[against["method"] == "top_afa_own"]
+    if mine.empty or pd.isna(mine["fvu_at_l0"].iloc[0]):
         return "top-AFA chooses its own L0, and TopK has not run near it here, so the two cannot be compared: **untestable here**."
-    ratio = float(mine["ratio_l0"].iloc[0])
-    return f"top-AFA chooses its own L0; at that L0 it leaves {ratio:.2f} times the FVU of TopK (interpolated)."
-
-
-def what_ran(table: Table, about: Mapping[str, Any]) -> str:
-    """Which runs exist, on how many tokens, and which are missing."""
-    seeds = table.groupby(["method", "d_sae", "l0_wanted"])["seed"].nunique().max()
-    tokens = table["tokens"].max()
-    missing = about.get("missing_methods", [])
-    still = f" Not run yet: {', '.join(escape(name) for name in missing)}." if missing else ""
-    widths = ", ".join(f"{width:,}" for width in sorted(table["d_sae"].unique()))
+    row = mine.iloc[0]
     return (
-        f"{about['done']} of {about['wanted']} runs are shipped: {table['method'].nunique()} methods, width {widths}, up to {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}, layer {table['layer'].iloc[0]}, at most {tokens:,} training tokens each, measured on "
-        f"{about['contexts']} contexts that none of them saw.{still}"
+        f"top-AFA, left alone, ends at an L0 of {row['l0']:.1f}, {row['l0'] / against['l0'].median():.1f} times the others'; there it "
+        f"leaves {row['fvu_at_l0']:.2f} times the FVU that TopK leaves at that L0 (interpolated)."
     )
 
 
-def other_profile(name: str) -> str:
-    """What the chapter says on a profile that is not the lab."""
-    if name == "lab":
-        return ""
-    return "Dictionaries are trained here on the lab only, since training needs text that is the same for all: these results are the lab's."
+def tuning_sentence(methods: Table) -> str:
+    """What tuning the model through its SAE does to the error and to the loss."""
+    by_name = methods.set_index("method")
+    if not {"sae_tuning", BASELINE} <= set(by_name.index):
+        return "SAE-Tuning has not run here."
+    mine, topk = by_name.loc["sae_tuning"], by_name.loc[BASELINE]
+    words = {True: "rises", False: "falls", None: "is not told apart"}
+    said = [
+        f"{name} {words[apart(metric, mine, topk)]} ({topk[metric]:.3f} → {mine[metric]:.3f})"
+        for metric, name in (
+            ("ce_sae", "cross-entropy through the SAE, in nats,"),
+            ("fvu", "FVU"),
+            ("fvu_nonlinear", "FVU nonlinear"),
+        )
+    ]
+    return f"Tuning the model through TopK's frozen dictionary: {'; '.join(said)}."
 
 
-def lessons(methods: Table, against: Table) -> list[str]:
+def sizes_sentence(everywhere: Table, against: Table) -> str:
+    """Whether methods that move at the headline stay on their side of TopK's curve at the other sizes."""
+    kinds = [row for row in against.itertuples() if moved(row)]
+    others = everywhere.dropna(subset="ratio") if len(everywhere) else everywhere
+    tested = [(row, others[others["method"] == row.method]) for row in kinds] if len(others) else []
+    tested = [(row, found) for row, found in tested if len(found) > 1]
+    if not tested:
+        return "No method that moves has run at a second size within TopK's curve."
+    stay = [row for row, found in tested if bool(((found["ratio"] < 1) == (row.ratio < 1)).all())]
+    turn = [row for row, _ in tested if row not in stay]
+    said = [f"on their side of TopK's curve at every other size that ran: {titles(stay)}"] if stay else []
+    said += [f"not at every one: {titles(turn)}"] if turn else []
+    return f"Of those that move, {'; '.join(said)}."
+
+
+def lessons(methods: Table, against: Table, everywhere: Table) -> list[str]:
     """What was learned, as sentences."""
     found = claims(methods)
     holds = int((found["Verdict"] == HOLDS).sum())
     tested = int((found["Verdict"] != UNTESTABLE).sum())
-    share = how_many(holds, tested) if tested else "none"
-    said = f"Of {len(found)} claims of the abstracts, {tested} can be judged here, and of these {share} hold."
-    return [kind_sentence(against), winner(methods), afa_sentence(against), said]
+    said = f"Of {len(found)} claims of the abstracts, {tested} can be judged here"
+    said += f", and of these {how_many(holds, tested)} hold." if tested else "."
+    kind = f"{kind_sentence(against)} {sizes_sentence(everywhere, against)}"
+    return [kind, gaming_sentence(methods), winner(methods), afa_sentence(against), tuning_sentence(methods), said]

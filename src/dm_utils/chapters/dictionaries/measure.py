@@ -13,6 +13,7 @@ from torch import Tensor
 from dm_utils.engine.splice import Spliced, splice
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
+from dm_utils.engine.token_identity import BEYOND, TOKEN, TOKENS, token_table
 from dm_utils.maths.encoding import encode, reconstruct
 from dm_utils.maths.pursuit import SparseCodes, pursuit_codes
 from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums
@@ -21,9 +22,10 @@ from dm_utils.world.sae_ref import SaeRef
 from dm_utils.world.saes import folder_catalog
 
 METRICS = ("fvu", "fvu_nonlinear", "r2_error_norm", "r2_error_vector", "norm_ratio")
-SPLICED_CONTEXTS = 64
+SPLICED_CONTEXTS = 24
 PURSUED_L0 = 64.0  # denser codes than this are not pursued: a search costs as many products as latents
 PURSUED = ("fvu_pursued", "fvu_nonlinear_pursued")
+BEYOND_TOKENS = tuple(f"{column}_{part}" for column in ("beyond_token", "beyond_tokens") for part in ("norm", "vector"))
 NOT_MEASURED = Estimate(math.nan, math.nan, math.nan, "not measured")
 
 
@@ -32,18 +34,22 @@ def reference(folder: Path) -> SaeRef:
     return folder_catalog(folder, str(folder))[0]
 
 
-def row(study: Study, folder: Path) -> dict[str, Any]:
+def row(study: Study, folder: Path, all_of_it: bool = True) -> dict[str, Any]:
     """Everything measured of the SAE in a folder, each estimate as the columns M, M_low, M_high.
 
-    Metrics of Section 4; `linear_share` of the squared error; `ce_recovered` and `kl` of the splice; `fvu_pursued` and
-    `fvu_nonlinear_pursued` with gradient pursuit in the place of the encoder, each token at its own L0.
+    Metrics of Section 4; `linear_share` of the squared error; `ce_recovered`, `ce_sae` and `kl` of the splice; `fvu_pursued` and
+    `fvu_nonlinear_pursued` with gradient pursuit in the place of the encoder, each token at its own L0; what x says of the error beyond
+    the means of the last token, or of the last three: `BEYOND_TOKENS`. The last two kinds are dear: only `all_of_it` measures them.
     """
     ref = reference(folder)
     measured = study.measure([ref]).iloc[0]
     found = {name: Estimate.read(measured, name) for name in METRICS}
     found["linear_share"] = linear_share(study, ref)
-    found |= downstream(study, ref)
-    found |= pursued(study, ref) if measured["l0"] <= PURSUED_L0 else dict.fromkeys(PURSUED, NOT_MEASURED)
+    found |= downstream(study, ref) | dict.fromkeys((*PURSUED, *BEYOND_TOKENS), NOT_MEASURED)
+    if all_of_it:
+        found |= beyond_tokens(study, ref)
+    if all_of_it and measured["l0"] <= PURSUED_L0:
+        found |= pursued(study, ref)
     columns = {key: value for name, estimate in found.items() for key, value in estimate.columns(name).items()}
     return {"l0": float(measured["l0"]), "dead_fraction": float(measured["dead_fraction"])} | columns
 
@@ -57,8 +63,18 @@ def linear_share(study: Study, ref: SaeRef) -> Estimate:
     return drawn.estimate(lambda s: 1 - s["nonlinear"][:, 0] / s["error"][:, 0])
 
 
+def beyond_tokens(study: Study, ref: SaeRef) -> dict[str, Estimate]:
+    """R² of Eqs. 10 and 11 for what the means of tokens leave, of the error and of x (see `engine.token_identity`)."""
+    table = token_table(study, [ref]).set_index("predictor")
+    return {
+        f"{column}_{part}": Estimate.read(table.loc[BEYOND[name]], f"beyond_{part}")
+        for column, name in (("beyond_token", TOKEN), ("beyond_tokens", TOKENS))
+        for part in ("norm", "vector")
+    }
+
+
 def downstream(study: Study, ref: SaeRef) -> dict[str, Estimate]:
-    """`ce_recovered`: (CE_mean − CE_Sae(x)) / (CE_mean − CE_x), the mean activation as zero; `kl` from the model as it is, nats."""
+    """`ce_recovered`: (CE_mean − CE_Sae(x)) / (CE_mean − CE_x), the mean activation as zero; `ce_sae` and the `kl` from x, nats."""
     p, site, sae = study.profile, study.site(ref.layer), study.load_sae(ref)
     mean, n = site.design.mean.float(), min(SPLICED_CONTEXTS, study.profile.n_contexts)
 
@@ -82,7 +98,11 @@ def recovered(spliced: Spliced, n_bootstrap: int, seed: int) -> dict[str, Estima
     totals = {k: torch.zeros(groups, 1).double().index_add_(0, spliced.context, v) for k, v in sums.items()}
     drawn = Bootstrap(totals, n_bootstrap, seed)
     share = drawn.estimate(lambda s: ((s["mean"] - s["sae"]) / (s["mean"] - s["original"]))[:, 0])
-    return {"ce_recovered": share, "kl": drawn.estimate(lambda s: (s["kl"] / s["n"])[:, 0])}
+
+    def per_token(name: str) -> Estimate:
+        return drawn.estimate(lambda s: (s[name] / s["n"])[:, 0])
+
+    return {"ce_recovered": share, "ce_sae": per_token("sae"), "kl": per_token("kl")}
 
 
 def pursued(study: Study, ref: SaeRef) -> dict[str, Estimate]:

@@ -15,6 +15,9 @@ from dm_utils.base.files import write_atomic
 from dm_utils.lab import weights_path
 
 SHIPPED = weights_path().with_name("results") / "dictionaries.csv"
+RATES = "dictionary_rates.csv"  # beside it: the learning rates that were tried
+RUN = ("method", "d_sae", "l0_wanted", "seed", "fvu", "fvu_nonlinear")
+TRIAL = ("method", "title", "lr", "fvu", "best")
 DIGITS = 6
 COMMAND = "python -m dm_utils.chapters.dictionaries.train"
 
@@ -28,8 +31,8 @@ def write(file: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any
     write_atomic(file, (head + text.getvalue()).encode())
 
 
-def read(file: Path = SHIPPED) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The rows, and what the head says.
+def read(file: Path = SHIPPED, needed: Sequence[str] = RUN) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows, which have the columns `needed` at least, and what the head says.
 
     Raises LoadError where the file is missing or not such a table; says how to make it.
     """
@@ -38,7 +41,12 @@ def read(file: Path = SHIPPED) -> tuple[pd.DataFrame, dict[str, Any]]:
         head = [line[2:].partition(": ") for line in lines if line.startswith("# ")]
         table = pd.read_csv(io.StringIO("".join(line for line in lines if not line.startswith("# "))))
         about = {name: json.loads(value) for name, _, value in head}
-        table[["method", "d_sae", "l0_wanted", "seed", "fvu", "fvu_nonlinear"]]
+        table[list(needed)]
     except (OSError, ValueError, KeyError) as error:
         raise LoadError(f"{file} is not a table of results ({error}); `{COMMAND} --ship` makes it anew") from error
     return table, about
+
+
+def read_rates() -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The shipped trials of learning rates, and what the head says of them."""
+    return read(SHIPPED.with_name(RATES), TRIAL)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +16,14 @@ from sae_lens import SAE
 
 from dm_utils.base.files import write_atomic
 from dm_utils.chapters.dictionaries import data, measure
-from dm_utils.dictionaries.calibration import calibrate
-from dm_utils.dictionaries.methods import METHODS, Method
+from dm_utils.chapters.dictionaries.saving import CALIBRATION_TOKENS, save_at_l0
+from dm_utils.dictionaries.methods import METHODS
 from dm_utils.dictionaries.sae_tuning import TuningPlan, tune
 from dm_utils.dictionaries.training import Activations, Plan, fit
 from dm_utils.engine.study import Study
 from dm_utils.lab.suite import say_where
 
-CALIBRATION_TOKENS = 16384
+DENSE_L0S = (64, 112, 128)  # where a method that sets its L0 itself ends on the lab: TopK's curve must reach there
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,30 @@ class Run:
         return f"{self.method}_{self.d_sae}_l0_{self.l0}_seed_{self.seed}"
 
 
-def order(methods: Sequence[str], widths: Sequence[int], l0s: Sequence[int], seeds: int) -> Iterator[Run]:
-    """What matters most first: every method at the first width and L0 with one seed, TopK's curve, more seeds, then the other sizes."""
+def order(methods: Sequence[str], widths: Sequence[int], l0s: Sequence[int], seeds: int) -> list[Run]:
+    """What matters most first: every method at the first width and L0 with one seed, TopK's curve, more seeds, then the other sizes.
+
+    A method that sets its own L0 runs once for each width, and brings runs of TopK that are as dense with it.
+    """
     width, l0 = widths[0], l0s[0]
-    yield from (Run(method, width, l0, 0) for method in methods)
-    curve = [k for k in (l0 // 2, 2 * l0, 4 * l0) if "topk" in methods]
-    yield from (Run("topk", width, k, 0) for k in curve)
+    curve = [k for k in (l0 // 4, l0 // 2, 2 * l0, 4 * l0) if k and "topk" in methods]
+    found = [Run(method, width, l0, 0) for method in methods]
+    found += [Run("topk", width, k, 0) for k in curve]
+    if any(METHODS[method].own_l0 for method in methods) and curve:
+        found += [Run("topk", width, k, 0) for k in DENSE_L0S if k <= width]
     for seed in range(1, seeds):
-        yield from (Run(method, width, l0, seed) for method in methods)
-        yield from (Run("topk", width, k, seed) for k in curve)
-    for other in [(w, k) for w in widths for k in l0s][1:]:
-        yield from (Run(method, *other, 0) for method in methods if (method, other) != ("topk", (width, l0 // 2)))
+        found += [Run(method, width, l0, seed) for method in methods if not METHODS[method].own_l0]
+        found += [Run("topk", width, k, seed) for k in curve]
+    for w, k in [(w, k) for w in widths for k in l0s][1:]:
+        found += [Run(method, w, k, 0) for method in methods if not METHODS[method].own_l0]
+    return list(dict.fromkeys(found))
 
 
 class Workshop:
-    """A work folder: what runs train on, and what they left. `contexts` of the evaluation text measure."""
+    """A work folder: what runs train on, and what they left. `contexts` of the evaluation text measure; `lrs`: by method's name."""
 
-    def __init__(self, work: Path, layer: int, plan: Plan, contexts: int):
-        self.work, self.layer, self.plan, self.contexts = work, layer, plan, contexts
+    def __init__(self, work: Path, layer: int, plan: Plan, contexts: int, lrs: Mapping[str, float] | None = None):
+        self.work, self.layer, self.plan, self.contexts, self.lrs = work, layer, plan, contexts, lrs or {}
 
     @cached_property
     def activations(self) -> Activations:
@@ -65,66 +72,80 @@ class Workshop:
         return Activations(data.load(self.work, "training", self.layer))
 
     @cached_property
+    def calibration(self) -> torch.Tensor:
+        """What sets L0: tokens of the text that measures, of those that fit and so are not reported on; float32 [token, d]."""
+        site = self.study.site(self.layer)
+        x = site.x[site.split.fit]
+        return x[:: max(1, len(x) // CALIBRATION_TOKENS)].float()
+
+    @cached_property
     def study(self) -> Study:
         """What measures."""
         return measure.study_of(self.layer, self.contexts, self.work / "store")
 
+    def plan_of(self, run: Run) -> Plan:
+        """The run's own plan: its method's share of the steps, and its learning rate."""
+        method = METHODS[run.method]
+        lr = self.lrs.get("topk" if method.tunes else run.method, self.plan.lr)
+        return replace(self.plan, steps=max(1, round(self.plan.steps * method.tokens)), seed=run.seed, lr=lr)
+
     def report(self, run: Run) -> dict[str, Any] | None:
         """What a finished run left, if it is finished and by today's plan."""
-        file = self.work / "runs" / run.id / "report.json"
+        file = self.folder(run) / "report.json"
         if not file.exists():
             return None
         found = json.loads(file.read_text())
         return found if found["plan"] == self._identity(run) else None
 
+    def folder(self, run: Run) -> Path:
+        """Where a run's checkpoint, SAE and report lie."""
+        return self.work / "runs" / run.id
+
     def do(self, run: Run) -> dict[str, Any]:
         """Train, save and measure a run that is not finished; its report is written last."""
         if (done := self.report(run)) is not None:
             return done
-        method, folder = METHODS[run.method], self.work / "runs" / run.id
-        plan = replace(self.plan, steps=max(1, round(self.plan.steps * method.tokens)), seed=run.seed)
-        torch.manual_seed(run.seed)
-        training = self._training(method, plan)
-        sae: Any = method.new(training.x.shape[1], run.d_sae, run.l0)
-        seconds = fit(sae, training, plan, folder, method.revive)
-        tuned = self._save(sae, run, folder / "sae")
+        method, folder, plan = METHODS[run.method], self.folder(run), self.plan_of(run)
+        trained = self._tune(run) if method.tunes else self._train(run)
         about = {"title": method.title, "method": run.method, "d_sae": run.d_sae, "l0_wanted": run.l0, "seed": run.seed}
-        about |= {"layer": self.layer, "tokens": plan.steps * plan.batch}
-        about |= {"train_seconds": round(seconds, 1), "calibration": tuned, "plan": self._identity(run)}
-        about["encode_flops"] = method.encode_flops(training.x.shape[1], run.d_sae, run.l0)
+        about |= {"layer": self.layer, "lr": plan.lr, "steps": plan.steps, "tokens": plan.steps * plan.batch}
+        about |= trained | {"plan": self._identity(run)}
+        about["encode_flops"] = method.encode_flops(self.calibration.shape[1], run.d_sae, run.l0)
         study = self.study
         if method.tunes:
-            study = measure.study_of(self.layer, self.contexts, self.work / "store", self._tuned(folder, run.seed))
-        found = about | measure.row(study, folder / "sae")
+            study = measure.study_of(self.layer, self.contexts, self.work / "store", folder / "model")
+        found = about | measure.row(study, folder / "sae", all_of_it=run.seed == 0)
         write_atomic(folder / "report.json", json.dumps(found, indent=1).encode())
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         return found
 
     def _identity(self, run: Run) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self.plan) | {"seed": run.seed, "contexts": self.contexts}))
+        return json.loads(json.dumps(asdict(self.plan_of(run)) | {"contexts": self.contexts}))
 
-    def _training(self, method: Method, plan: Plan) -> Activations:
+    def _train(self, run: Run) -> dict[str, Any]:
+        """Train and save; the processor seconds, and what calibration found."""
+        method, training = METHODS[run.method], self.activations
         if method.gradients:
-            return data.with_gradients(self.work, self.layer, plan.steps * plan.batch)
-        return self.activations
-
-    def _tuned(self, folder: Path, seed: int) -> Path:
-        """Tune the lab's model through the run's SAE; the folder of the tuned model."""
-        model = data.language_model(self.work)
-        contexts = data.training_contexts(self.work, self.layer)
-        sae = SAE.load_from_disk(folder / "sae", dtype="float32")
-        tune(model, model.model.layers[self.layer], sae, contexts, TuningPlan(seed=seed))
-        shutil.copytree(self.work / "model", folder / "model", dirs_exist_ok=True)  # for its tokenizer
-        model.save_pretrained(folder / "model")
-        return folder / "model"
-
-    def _save(self, sae: Any, run: Run, folder: Path) -> float:
-        """Save the inference SAE with the L0 at which methods are compared; the number that gave it that L0."""
-        shutil.rmtree(folder, ignore_errors=True)
-        sae.save_inference_model(folder)
-        saved: Any = SAE.load_from_disk(folder, dtype="float32")
-        x = data.load(self.work, "calibration", self.layer)[:CALIBRATION_TOKENS].float()
-        tuned = calibrate(saved, x, run.l0)
+            training = data.with_gradients(self.work, self.layer)
+        torch.manual_seed(run.seed)
+        sae: Any = method.new(training.x.shape[1], run.d_sae, run.l0)
+        seconds = fit(sae, training, self.plan_of(run), self.folder(run), method.revive)
+        folder, l0 = self.folder(run) / "sae", None if method.own_l0 else run.l0
+        saved, tuned = save_at_l0(sae, folder, self.calibration, l0)
         say_where(saved, data.hook_of(self.layer), self.layer, run.l0)
         saved.save_model(folder)
-        return tuned
+        return {"train_seconds": round(seconds, 1), "calibration": tuned}
+
+    def _tune(self, run: Run) -> dict[str, Any]:
+        """Tune the lab's model through the SAE of TopK's run, which is trained first where it is not there."""
+        topk, folder = replace(run, method="topk"), self.folder(run)
+        before = self.do(topk)
+        shutil.copytree(self.folder(topk) / "sae", folder / "sae", dirs_exist_ok=True)
+        begun, model = time.process_time(), data.language_model(self.work)
+        sae = SAE.load_from_disk(folder / "sae", dtype="float32")
+        contexts = data.training_contexts(self.work, self.layer)
+        tune(model, model.model.layers[self.layer], sae, contexts, TuningPlan(seed=run.seed))
+        shutil.copytree(self.work / "model", folder / "model", dirs_exist_ok=True)  # for its tokenizer
+        model.save_pretrained(folder / "model")
+        seconds = before["train_seconds"] + time.process_time() - begun
+        return {"train_seconds": round(seconds, 1), "calibration": before["calibration"]}
