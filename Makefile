@@ -11,7 +11,7 @@ SKIP := $(foreach p,cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvi
 	nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton,--no-emit-package $(p))
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-machines mutate coverage audit serve jupyter chapter screenshots lab lock house clean
+.PHONY: help book test test-slow test-machines mutate coverage audit serve jupyter chapter screenshots lab lock house clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: $(READY)  ## Check style and types, run the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -ra $(ARGS)
+
+test-slow: $(READY)  ## Run the tests that take minutes each: chapters in a real JupyterLab
+	$(BIN)/python -m pytest -ra -m slow $(ARGS)
 
 test-machines: $(READY)  ## The suite as other machines run it: older instructions, 1, 2 and 4 threads, random order (hours)
 	@for capability in default avx2; do for threads in 1 2 4; do \

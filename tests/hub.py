@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import dm_utils
+
 TESTS = Path(__file__).resolve().parent
 LARGE = (".safetensors", ".npz", ".zst", ".bin")  # what the hub keeps as large files, listed by SHA-256
 ERRORS = {  # status and X-Error-Code of the hub's refusals
@@ -116,7 +118,8 @@ class Hub:
         fresh = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
         fresh |= {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
         fresh |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-        here = [str(TESTS), str(TESTS.parent / "src"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        tested = Path(dm_utils.__file__).parents[1]  # the package of this process, wherever it comes from
+        here = [str(TESTS), str(tested), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         return fresh | {"PYTHONPATH": os.pathsep.join(path for path in here if path)}
 
     def fault_for(self, command, path):

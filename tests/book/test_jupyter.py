@@ -17,6 +17,7 @@ from demo import ROOT
 from playwright.sync_api import Browser, Page
 from site_browser import find_browser, watch
 
+pytestmark = pytest.mark.slow
 CHAPTER, EXPLORER = "04_4_per_token.ipynb", "explorer.ipynb"
 CHARTS = {CHAPTER: 2, EXPLORER: 1}
 FINISHED = r"/\[\d+\]/.test([...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].at(-1)?.textContent)"

@@ -15,7 +15,7 @@ from dm_utils.chapters.A_more_predictions.baselines import (
 from dm_utils.engine.part_trends import trend
 from dm_utils.engine.token_loss import cross_entropy
 from dm_utils.maths.regression import r2_of_prediction
-from dm_utils.maths.resampling import Split, held_out_mean
+from dm_utils.maths.resampling import Split
 
 N, CONTEXTS = 4000, 40
 
@@ -27,31 +27,6 @@ def split():
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def test_group_means_are_those_of_the_fitting_tokens(split):
-    group = torch.randint(0, 30, (N,), generator=generator()) * 7 + 3  # ids need not be consecutive
-    y = torch.randn(N, 2, generator=generator(1), dtype=torch.float64)
-    found = group_means(y, group, split).values
-    for identity in group.unique():
-        mine = group == identity
-        torch.testing.assert_close(found[mine], y[mine & split.fit].mean(0).expand(int(mine.sum()), 2))
-
-
-def test_held_out_targets_cannot_change_group_means(split):
-    group, y = torch.arange(N) % 50, torch.randn(N, 1, generator=generator(), dtype=torch.float64)
-    altered = torch.where(split.fit[:, None], y, 1e6)
-    torch.testing.assert_close(group_means(altered, group, split).values, group_means(y, group, split).values)
-
-
-def test_unseen_groups_get_the_mean_of_all_fitting_tokens(split):
-    group = torch.zeros(N, dtype=torch.int64)
-    rare = (~split.fit).nonzero()[:5, 0]
-    group[rare] = torch.arange(1, 6)
-    y = torch.randn(N, 1, generator=generator(), dtype=torch.float64)
-    found = group_means(y, group, split)
-    assert found.unseen.nonzero()[:, 0].tolist() == rare.tolist()
-    torch.testing.assert_close(found.values[rare], y[split.fit].mean(0).expand(5, 1))
 
 
 def test_grouped_prediction_equals_least_squares_with_one_indicator_per_group(split):
@@ -147,9 +122,3 @@ def test_a_trend_refuses_a_zero_norm_and_a_single_width(split):
         trend(torch.zeros(2, N), [1, 2], split)
     with pytest.raises(ValueError, match="two widths"):
         trend(torch.ones(2, N), [4, 4], split)
-
-
-def test_the_held_out_mean_ignores_fitting_tokens(split):
-    values = torch.where(split.fit, 1e6, 2.0)
-    found = held_out_mean(values, split)
-    assert (found.value, found.low, found.high) == (2.0, 2.0, 2.0)

@@ -4,12 +4,10 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, VOCABULARY, boot
 
-import dm_utils as dm
 from dm_utils.base.errors import ParameterError
 from dm_utils.chapters.s06_2_between_saes import built_in
 from dm_utils.chapters.s06_2_between_saes import experiment as between
-from dm_utils.engine.store import Store
-from dm_utils.engine.study import Parts, Study
+from dm_utils.engine.study import Parts
 from dm_utils.maths.resampling import Split
 
 
@@ -74,6 +72,17 @@ def test_predicting_the_nonlinear_part_from_sae_is_arithmetic_whether_it_is_nois
     assert found["measured"][1].value == pytest.approx(weighted, abs=0.03)
 
 
+def test_the_shuffled_part_is_no_function_of_its_token():
+    """A part that still goes with x beats the formula, which takes the two as uncorrelated; moved to another token it no longer does."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(6000, 4, generator=rng, dtype=torch.float64)
+    r = 0.8 * x + noise(x, rng)
+    none = torch.zeros_like(x)
+    found = built_in.built_in(Parts(x, x + r, -r, none, -r), Split.random(torch.arange(6000) // 100))
+    assert found["measured"][0].value > found["arithmetic"][0] + 0.1
+    assert found["shuffled"][0].value == pytest.approx(found["arithmetic"][0], abs=0.03)
+
+
 def test_the_turned_part_is_turned_in_both_places():
     """Variances that differ by direction: the formula says another score for the part as it is than for the part turned."""
     parts, split = planted_parts(lambda x, rng: noise(x, rng) * torch.tensor([0.1, 0.3, 1, 3], dtype=x.dtype))
@@ -118,12 +127,6 @@ def test_the_residual_identity_holds_in_the_same_layer_only(architecture, tmp_pa
     assert before[2] > 1e-3
     with pytest.raises(ParameterError, match=r"Eq\. 16 holds between layers, 1 to 3"):
         between.residual_identity(model, contexts, 0)
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    profile = dm.load_profile("lab", n_contexts=24, n_bootstrap=100)
-    return Study(profile, Store(tmp_path_factory.mktemp("store")))
 
 
 def test_neighbours_are_the_sites_of_the_identity_in_both_readings(study):

@@ -6,8 +6,6 @@ import torch
 
 import dm_utils as dm
 from dm_utils.chapters.costs import charts, experiment, findings
-from dm_utils.engine.store import Store
-from dm_utils.engine.study import Study
 
 
 def drawn(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,11 +48,6 @@ def test_the_floor_is_that_of_the_products_and_of_what_moves_once():
     assert certified["gflop"] == dense["gflop"]
     assert certified["gb"] == pytest.approx(dense["gb"] / 2)
     assert rows.loc["decode, only the active latents", "gflop"] == pytest.approx(dense["gflop"] * 16 / 2048)
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return Study(dm.load_profile("lab", n_contexts=16, n_bootstrap=100), Store(tmp_path_factory.mktemp("store")))
 
 
 def test_every_active_latent_is_among_the_candidates_and_few_others(study):

@@ -19,7 +19,6 @@ import dm_utils as dm
 from dm_utils.base.errors import ParameterError
 from dm_utils.book.cli import app
 from dm_utils.engine import own
-from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
 from dm_utils.lab import weights_path
 from dm_utils.maths.resampling import Estimate
@@ -28,11 +27,6 @@ from dm_utils.world.profiles import load_profile
 
 SAES, MODEL = weights_path() / "saes", weights_path() / "model"
 NAME = "resid_4_topk_512_l0_16"
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return Study(load_profile("lab", n_contexts=16, n_bootstrap=200), Store(tmp_path_factory.mktemp("store")))
 
 
 @pytest.fixture(scope="module")

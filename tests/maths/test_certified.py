@@ -88,6 +88,21 @@ def test_codes_are_those_of_the_slow_twin(activation: Activation):
     assert torch.equal(fast.l0, slow.l0)
 
 
+def test_what_equals_its_threshold_is_not_active():
+    """Whole numbers, so that every product is exact: a token's own pre-activations are the thresholds; a ReLU's is zero."""
+    rng = torch.Generator().manual_seed(0)
+    x, weights = (
+        torch.randint(-3, 4, (30, 8), generator=rng).float(),
+        torch.randint(-3, 4, (8, 200), generator=rng).float(),
+    )
+    encoder = Encoder(weights, torch.zeros(200))
+    z = x @ weights
+    for activation in (Activation.relu(), Activation.jumprelu(z[0].clamp_min(1)), Activation.topk(200)):
+        at = 0 if activation.k else activation.threshold
+        assert (z == at).any()
+        assert torch.equal(support(certified_codes(x, encoder, activation, "bfloat16"), 200), z > at)
+
+
 def test_a_gated_encoder_is_a_threshold_too():
     x, encoder = problem(4)
     rng = torch.Generator().manual_seed(0)

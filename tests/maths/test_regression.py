@@ -63,6 +63,12 @@ def test_rank_deficient_design_reports_its_rank_and_predicts(data):
     torch.testing.assert_close(design.fit_map(lambda rows, _: y[rows])(doubled), expected, rtol=1e-7, atol=1e-6)
 
 
+def test_a_well_conditioned_design_needs_no_eigenvalues(data, monkeypatch):
+    """They cost ten times a Cholesky factorisation."""
+    monkeypatch.setattr(torch.linalg, "eigh", lambda *_: pytest.fail("eigenvalues"))
+    assert Design(data[0], data[2]).rank == 12
+
+
 def test_float32_duplicates_are_found():
     x = torch.randn(500, 8)
     gram = torch.cat([x, x[:, :1] + x[:, 1:2]], 1).double()
