@@ -1,11 +1,8 @@
-"""What many tests need, once per session: a small study of the lab, what the explorer makes of it, and a browser."""
+"""What many tests need, once per session: a small study of the lab, and a browser."""
 
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 
 import pytest
-from explorer_page import SAES, Ask, answers
 from hypothesis import settings
 from playwright.sync_api import Browser
 from site_browser import launch
@@ -24,30 +21,6 @@ def study(tmp_path_factory):
     """The lab on 24 contexts with a store of its own. Tests read it; one that needs other sizes, or breaks things, makes its own."""
     profile = load_profile("lab", n_contexts=24, n_bootstrap=200)
     return Study(profile, Store(tmp_path_factory.mktemp("store")))
-
-
-@pytest.fixture(scope="session")
-def kernel(study):
-    """PyTorch's side of the explorer."""
-    from dm_utils.engine.explorer import Kernel
-
-    return Kernel(study)
-
-
-@pytest.fixture(scope="session")
-def data(kernel, tmp_path_factory) -> Path:
-    """The folder of files that the explorer's page fetches."""
-    from dm_utils.engine.explorer_site import write_site
-
-    folder = tmp_path_factory.mktemp("data")
-    write_site(kernel.study, folder, [kernel.refs[name] for name in SAES])
-    return folder
-
-
-@pytest.fixture(scope="session")
-def ask(data: Path) -> Ask:
-    """The page's side: the answers of its engine to a list of requests."""
-    return partial(answers, data)
 
 
 @pytest.fixture(scope="session")
