@@ -1,12 +1,9 @@
-"""What many tests need, once per session: a small study of the lab, what the explorer makes of it, and a browser."""
+"""What many tests need, once per session: a small study of the lab, and a browser."""
 
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 
 import pytest
 from careless import rounding_product
-from explorer_page import SAES, Ask, answers
 from hypothesis import settings
 from playwright.sync_api import Browser
 from site_browser import launch
@@ -35,30 +32,6 @@ def careless_product(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(products, "product", rounding_product)
     yield
     products._accumulates.cache_clear()
-
-
-@pytest.fixture(scope="session")
-def kernel(study):
-    """PyTorch's side of the explorer."""
-    from dm_utils.engine.explorer import Kernel
-
-    return Kernel(study)
-
-
-@pytest.fixture(scope="session")
-def data(kernel, tmp_path_factory) -> Path:
-    """The folder of files that the explorer's page fetches."""
-    from dm_utils.engine.explorer_site import write_site
-
-    folder = tmp_path_factory.mktemp("data")
-    write_site(kernel.study, folder, [kernel.refs[name] for name in SAES])
-    return folder
-
-
-@pytest.fixture(scope="session")
-def ask(data: Path) -> Ask:
-    """The page's side: the answers of its engine to a list of requests."""
-    return partial(answers, data)
 
 
 @pytest.fixture(scope="session")

