@@ -13,6 +13,7 @@ from dm_utils.chapters.dictionaries import charts, experiment, findings, results
 from dm_utils.chapters.dictionaries.findings import Claim
 from dm_utils.chapters.dictionaries.runs import Run, order
 from dm_utils.dictionaries.methods import METHODS
+from dm_utils.lab import tables
 
 NOISE = 0.01
 
@@ -239,7 +240,7 @@ def test_topks_curve_stays_whatever_is_chosen() -> None:
 
 def test_what_is_written_is_read_and_damage_is_named(tmp_path) -> None:
     file = tmp_path / "runs.csv"
-    results.write(file, [run() | {"plan": {"steps": 3}}], {"command": "a, #b", "wanted": 2})
+    tables.write(file, [run() | {"plan": {"steps": 3}}], {"command": "a, #b", "wanted": 2})
     found, about = results.read(file)
     assert about == {"command": "a, #b", "wanted": 2}
     assert found["fvu"].tolist() == [0.2]

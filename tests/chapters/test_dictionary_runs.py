@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from dm_utils.chapters.dictionaries import data, measure, rates
+from dm_utils.chapters.dictionaries import gradients, measure, rates
 from dm_utils.chapters.dictionaries.runs import Run, Workshop
 from dm_utils.dictionaries.methods import METHODS
 from dm_utils.dictionaries.training import Plan
 from dm_utils.engine.splice import Spliced
 from dm_utils.lab import activations, weights_path
+from dm_utils.lab import work as lab_work
 from dm_utils.maths.resampling import Estimate
 from dm_utils.world.profiles import load_profile
 
@@ -29,13 +30,13 @@ def work(tmp_path_factory):
     (folder / "text").mkdir()
     for part in ("training", "evaluation"):
         np.save(folder / "text" / f"{part}.npy", CONTEXTS.numpy().astype(np.uint16))
-    data.prepare(folder, LAYER)
+    lab_work.prepare(folder, LAYER)
     return folder
 
 
 def test_gradients_are_the_losss(work) -> None:
     bridge = activations.load_bridge(work / "model")
-    found = data.loss_gradients(bridge, CONTEXTS[:2].numpy(), data.hook_of(LAYER)).float()
+    found = gradients.loss_gradients(bridge, CONTEXTS[:2].numpy(), lab_work.hook_of(LAYER)).float()
     keep = activations.kept_positions(64)
     at, direction = keep.start + 5, torch.randn(128, generator=torch.Generator().manual_seed(0))
 
@@ -45,7 +46,7 @@ def test_gradients_are_the_losss(work) -> None:
             value[0, at] += step * direction
             return value
 
-        logits = bridge.run_with_hooks(CONTEXTS[:2], fwd_hooks=[(data.hook_of(LAYER), nudge)], return_type="logits")
+        logits = bridge.run_with_hooks(CONTEXTS[:2], fwd_hooks=[(lab_work.hook_of(LAYER), nudge)], return_type="logits")
         ends = logits[:, :-1].flatten(0, 1).double(), CONTEXTS[:2, 1:].flatten()
         return float(torch.nn.functional.cross_entropy(*ends, reduction="sum"))
 
@@ -120,7 +121,7 @@ def test_the_share_of_cross_entropy_recovered() -> None:
 
 def test_a_missing_model_comes_from_the_package(work) -> None:
     shutil.rmtree(work / "model")
-    data.prepare(work, LAYER)
+    lab_work.prepare(work, LAYER)
     assert (work / "model" / "model.safetensors").read_bytes() == (
         weights_path() / "model" / "model.safetensors"
     ).read_bytes()

@@ -14,10 +14,11 @@ import torch
 from tqdm.auto import tqdm
 
 from dm_utils.base.files import write_atomic
-from dm_utils.chapters.dictionaries import data
+from dm_utils.chapters.dictionaries import gradients
 from dm_utils.chapters.dictionaries.saving import CALIBRATION_TOKENS, save_at_l0
 from dm_utils.dictionaries.methods import METHODS, Method
 from dm_utils.dictionaries.training import Activations, Plan, fit
+from dm_utils.lab import work as lab_work
 
 LADDER = (1e-3, 2.5e-3, 6.3e-3, 1.6e-2, 4e-2)
 
@@ -53,12 +54,16 @@ def tuned(work: Path, layer: int, method: Method, width: int, l0: int, plan: Pla
     `tried`: rate → (FVU, L0), on calibration tokens that did not set the L0; FVU is infinite where the training broke off.
     """
     identity = {"width": width, "l0": l0, "layer": layer, "plan": asdict(plan), "ladder": list(LADDER)}
-    identity = json.loads(json.dumps(identity | {"text": data.identity(work)}))
+    identity = json.loads(json.dumps(identity | {"text": lab_work.identity(work)}))
     file = work / "rates" / f"{method.name}.json"
     if file.exists() and (found := json.loads(file.read_text()))["identity"] == identity:
         return found
-    training = data.with_gradients(work, layer) if method.gradients else Activations(data.load(work, "training", layer))
-    held = data.load(work, "calibration", layer)[: 2 * CALIBRATION_TOKENS].float()
+    training = (
+        gradients.with_gradients(work, layer)
+        if method.gradients
+        else Activations(lab_work.load(work, "training", layer))
+    )
+    held = lab_work.load(work, "calibration", layer)[: 2 * CALIBRATION_TOKENS].float()
     l0s: dict[float, float] = {}
 
     def score(rate: float) -> float:

@@ -15,12 +15,13 @@ import torch
 from sae_lens import SAE
 
 from dm_utils.base.files import write_atomic
-from dm_utils.chapters.dictionaries import data, measure
+from dm_utils.chapters.dictionaries import gradients, measure
 from dm_utils.chapters.dictionaries.saving import CALIBRATION_TOKENS, save_at_l0
 from dm_utils.dictionaries.methods import METHODS
 from dm_utils.dictionaries.sae_tuning import TuningPlan, tune
 from dm_utils.dictionaries.training import Activations, Plan, fit
 from dm_utils.engine.study import Study
+from dm_utils.lab import work as lab_work
 from dm_utils.lab.suite import say_where
 
 DENSE_L0S = (64, 112, 128)  # where a method that sets its L0 itself ends on the lab: TopK's curve must reach there
@@ -70,7 +71,7 @@ class Workshop:
     @cached_property
     def activations(self) -> Activations:
         """All of the training text's."""
-        return Activations(data.load(self.work, "training", self.layer))
+        return Activations(lab_work.load(self.work, "training", self.layer))
 
     @cached_property
     def calibration(self) -> torch.Tensor:
@@ -127,13 +128,13 @@ class Workshop:
         """Train and save; the processor seconds, and what calibration found."""
         method, training = METHODS[run.method], self.activations
         if method.gradients:
-            training = data.with_gradients(self.work, self.layer)
+            training = gradients.with_gradients(self.work, self.layer)
         torch.manual_seed(run.seed)
         sae: Any = method.new(training.x.shape[1], run.d_sae, run.l0)
         seconds = fit(sae, training, self.plan_of(run), self.folder(run), method.revive)
         folder, l0 = self.folder(run) / "sae", None if method.own_l0 else run.l0
         saved, tuned = save_at_l0(sae, folder, self.calibration, l0)
-        say_where(saved, data.hook_of(self.layer), self.layer, run.l0)
+        say_where(saved, lab_work.hook_of(self.layer), self.layer, run.l0)
         saved.save_model(folder)
         return {"train_seconds": round(seconds, 1), "calibration": tuned}
 
@@ -142,9 +143,9 @@ class Workshop:
         topk, folder = replace(run, method="topk"), self.folder(run)
         before = self.do(topk)
         shutil.copytree(self.folder(topk) / "sae", folder / "sae", dirs_exist_ok=True)
-        begun, model = time.process_time(), data.language_model(self.work)
+        begun, model = time.process_time(), lab_work.language_model(self.work)
         sae = SAE.load_from_disk(folder / "sae", dtype="float32")
-        contexts = data.training_contexts(self.work, self.layer)
+        contexts = lab_work.training_contexts(self.work, self.layer)
         tune(model, model.model.layers[self.layer], sae, contexts, TuningPlan(seed=run.seed))
         shutil.copytree(self.work / "model", folder / "model", dirs_exist_ok=True)  # for its tokenizer
         model.save_pretrained(folder / "model")

@@ -39,8 +39,10 @@ def main(
     import torch
     from tqdm.auto import tqdm
 
-    from dm_utils.chapters.dictionaries import data, rates, results, runs
+    from dm_utils.chapters.dictionaries import rates, results, runs
     from dm_utils.dictionaries.methods import METHODS
+    from dm_utils.lab import tables
+    from dm_utils.lab import work as lab_work
 
     torch.set_num_threads(threads)
     names = [name.strip() for name in methods.split(",") if name.strip()] or list(METHODS)
@@ -48,14 +50,14 @@ def main(
         require(name, METHODS, "method")
     where = load_profile("lab").layer if layer is None else layer
     d_saes, wanted_l0s = numbers(widths, "widths"), numbers(l0s, "l0s")
-    data.prepare(work, where)
+    lab_work.prepare(work, where)
     rated = [METHODS[name] for name in dict.fromkeys(["topk", *names]) if METHODS[name].rated]
     found = [
         rates.tuned(work, where, method, d_saes[0], wanted_l0s[0], rates.plan_of(batch, rate_steps))
         for method in tqdm(rated, desc="learning rates", unit="method")
     ]
     for folder in (work, *([results.SHIPPED.parent] if ship else [])):
-        results.write(folder / results.RATES, rates.rows(found), {"steps": rate_steps, "batch": batch})
+        tables.write(folder / results.RATES, rates.rows(found), {"steps": rate_steps, "batch": batch})
     lrs = {one["method"]: one["best"] for one in found}
     shop = runs.Workshop(work, where, rates.plan_of(batch, steps), contexts, lrs)
     wanted = runs.order(names, d_saes, wanted_l0s, seeds)
@@ -63,7 +65,7 @@ def main(
         "command": f"{results.COMMAND} --widths {widths} --l0s {l0s} --seeds {seeds} --steps {steps} --rate-steps {rate_steps} "
         f"--batch {batch} --layer {where} --contexts {contexts}"
     }
-    about |= {"plan": asdict(shop.plan), "text": data.identity(work), "contexts": contexts, "wanted": len(wanted)}
+    about |= {"plan": asdict(shop.plan), "text": lab_work.identity(work), "contexts": contexts, "wanted": len(wanted)}
     about |= {"width": wanted[0].d_sae, "l0": wanted[0].l0, "missing_methods": []}
     failed: dict[str, str] = {}
     for run in tqdm(wanted, desc="runs", unit="run"):
@@ -76,7 +78,7 @@ def main(
         done = [report for other in wanted if (report := shop.report(other)) is not None]
         missing = [METHODS[name].title for name in names if name not in {report["method"] for report in done}]
         for file in (work / "dictionaries.csv", *([results.SHIPPED] if ship else [])):
-            results.write(file, done, about | {"done": len(done), "missing_methods": missing, "failed": failed})
+            tables.write(file, done, about | {"done": len(done), "missing_methods": missing, "failed": failed})
 
 
 def numbers(text: str, what: str) -> list[int]:
