@@ -144,7 +144,7 @@ def _step(
         output = sae.training_forward_pass(given)
         if not torch.isfinite(output.loss):
             raise FloatingPointError(
-                f"{sae.cfg.architecture()}: the loss is {float(output.loss)} at step {step}, with lr {plan.rate(step):g}; lower lr"
+                f"{sae.cfg.architecture()}: the loss is {float(output.loss.detach())} at step {step}, with lr {plan.rate(step):g}; lower lr"
             )
         optimizer.zero_grad()
         output.loss.backward()
