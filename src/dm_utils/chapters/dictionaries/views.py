@@ -43,7 +43,8 @@ def prices(methods: Table) -> pd.DataFrame:
     }
     for name, words in names.items():
         view[words] = [str(Estimate.read(row, name)) for _, row in methods.iterrows()]
-        view[f"{words}, ± seeds"] = [number(value, 2) for value in methods[f"{name}_sd"]]
+        if name in ("fvu", "fvu_nonlinear"):  # the scatter of the others is in the figure above
+            view[f"{words}, ± seeds"] = [number(value, 2) for value in methods[f"{name}_sd"]]
     view["dead"] = [f"{100 * share:.1f} %" for share in methods["dead_fraction"]]
     view["pursuit takes off FVU"] = [
         "–" if pd.isna(row.fvu_pursued) else f"{100 * (1 - row.fvu_pursued / row.fvu):.0f} %"

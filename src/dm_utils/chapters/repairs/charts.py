@@ -93,8 +93,17 @@ def arrows(table: pd.DataFrame) -> alt.LayerChart:
         x=x, y=y, color=hue, angle=alt.Angle("turn:Q", scale=None), tooltip=tooltip
     )
     far = base.transform_filter(f"abs(datum.removed) > {NAMED}")
-    label = far.mark_text(align="left", dx=7, dy=-6, fontSize=10.5, color=INK).encode(x=x, y=y, text="repair:N")
-    return alt.layer(level(low, span, x, y), shaft, start, head, label).add_params(pick).properties(**WIDE, height=460)
+    names = far.encode(x=x, y=y, text="repair:N")
+    sides = {"===": 12, "!==": -6}  # names of dense channels stand below their level line, where no other arrow ends
+    labels = [
+        names.transform_filter(f"datum.kind {side} '{KINDS['dense']}'").mark_text(
+            align="left", dx=7, dy=dy, fontSize=10.5, color=INK
+        )
+        for side, dy in sides.items()
+    ]
+    return (
+        alt.layer(level(low, span, x, y), shaft, start, head, *labels).add_params(pick).properties(**WIDE, height=460)
+    )
 
 
 def level(low: list[float], span: list[float], x: alt.X, y: alt.Y) -> alt.Chart:

@@ -11,13 +11,14 @@ import pandas as pd
 
 from dm_utils.base.words import span
 from dm_utils.chapters.repairs.measuring import PARTS
-from dm_utils.chapters.repairs.prices import Price
+from dm_utils.chapters.repairs.prices import Price, name
 from dm_utils.lab import tables
 
 COMMAND = "python -m dm_utils.chapters.repairs.train"
 SHIPPED = tables.shipped("repairs")
 COLUMNS = ("repair", "d_sae", "l0", "layer", "steps", "tokens", "train_seconds", "fvu", "fvu_nonlinear", "before_fvu")
 TWINS = {"batchtopk_channel": "batchtopk", "matryoshka_channel": "matryoshka"}
+TWIN_NAMES = {"batchtopk": "BatchTopK's twin", "matryoshka": "Matryoshka's twin"}
 SHARES = {"removed": "fvu", "removed_linear": "fvu_linear", "removed_nonlinear": "fvu_nonlinear", "ce_removed": "ce"}
 
 
@@ -56,10 +57,19 @@ def against(row: dict[Any, Any], twin: dict[Any, Any]) -> dict[str, float]:
     return changed
 
 
+def not_run(missing: Sequence[str]) -> str:
+    """The runs ("repair_width") that did not run, in words: each repair with its widths; empty without any."""
+    widths: dict[str, list[str]] = {}
+    for run in missing:
+        repair, _, width = run.rpartition("_")
+        widths.setdefault(TWIN_NAMES.get(repair) or name(repair), []).append(f"{int(width):,}")
+    listed = "; ".join(f"{what} (width {', '.join(at)})" for what, at in widths.items())
+    return f" Not run: {listed}." if listed else ""
+
+
 def told(shown: pd.DataFrame, about: dict[str, Any]) -> str:
     """On how much the trained repairs were trained, and what has not run."""
-    missing = about.get("missing", [])
-    still = f" Not run: {', '.join(missing)}." if missing else ""
+    still = not_run(about.get("missing", []))
     if shown.empty:
         return f"No trained repair of these SAEs ships; they were trained for the lab's layer {about['recipe']['layer']} only.{still}"
     dictionary, layer = about["recipe"]["dictionary"], about["recipe"]["layer"]

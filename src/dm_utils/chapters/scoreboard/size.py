@@ -12,7 +12,7 @@ from dm_utils.chapters.scoreboard.rules import Rows
 from dm_utils.engine.ladder import AWAY, NONE, QUESTIONS, TOWARDS, UNTOLD
 
 LADDER_OF = "lab"  # the profile whose trainings and sizes are known
-NOT_THERE = "not measured at other sizes"
+NOT_THERE = "not measured"
 SEEDS = Rows("lab_model", r".+, seed \d+")
 QUANTITY = {question.key: question.quantity for question in QUESTIONS}
 QUANTITY |= dict.fromkeys(("norm-width", "norm-l0"), "r2_error_norm")
