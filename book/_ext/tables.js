@@ -36,3 +36,4 @@ new ResizeObserver(() => {
   tables.forEach(fit);
 }).observe(document.documentElement);
 tables.forEach(fit); // before the theme looks for what reaches into the margin, where it folds the page's contents
+addEventListener("load", () => tables.forEach(fit)); // and once the style sheets and letters have come
