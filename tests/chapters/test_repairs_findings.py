@@ -215,13 +215,20 @@ def test_a_dictionary_with_a_channel_starts_at_its_twin() -> None:
 def test_runs_of_other_saes_are_not_shown(layer, shown) -> None:
     found = results.rows(pd.DataFrame([run("boost")]), layer, D, shown, 24)
     assert found.empty
-    assert "No trained repair of these SAEs" in results.told(found, ABOUT) and "tuned, MSE and KL (width 512)" in results.told(found, ABOUT)
+    assert "No trained repair of these SAEs" in results.told(
+        found, ABOUT
+    ) and "tuned, MSE and KL (width 512)" in results.told(found, ABOUT)
 
 
 def test_what_ran_is_told_with_its_tokens_and_what_did_not() -> None:
     found = results.rows(pd.DataFrame([run("boost"), run("mse")]), 4, D, [(512, 4.0)], 24)
     said = results.told(found, ABOUT)
-    assert "2 trained repairs" in said and "on 12 tokens" in said and "on 10 (5 steps)" in said and "tuned, MSE and KL (width 512)" in said
+    assert (
+        "2 trained repairs" in said
+        and "on 12 tokens" in said
+        and "on 10 (5 steps)" in said
+        and "tuned, MSE and KL (width 512)" in said
+    )
 
 
 def test_a_table_is_read_as_it_was_written_and_damage_is_named(tmp_path) -> None:

@@ -86,7 +86,7 @@ def probe_coherence(grid: pd.DataFrame) -> alt.LayerChart:
     hue = alt.Color(
         "signs:N", legend=None, scale=alt.Scale(domain=signs, range=[COLORS["linear"], COLORS["nonlinear"]])
     )
-    room = alt.Scale(domain=[0, grid["cosine"].max() * 1.3])
+    room = alt.Scale(domain=[0, grid["cosine"].max() * 1.5])
     x = alt.X("cosine:Q", title="cosine between features", scale=room, axis=alt.Axis(tickCount=6))
     y = alt.Y("explained:Q", title="R² of the best probe", scale=alt.Scale(domain=[0, 1]))
     base = base.encode(x=x, y=y, color=hue)

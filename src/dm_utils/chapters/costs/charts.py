@@ -30,7 +30,7 @@ def stages(table: pd.DataFrame) -> alt.LayerChart:
         x=alt.X(
             "us:Q",
             title="microseconds of processor time per token",
-            scale=alt.Scale(domainMax=1.15 * table["us"].max()),
+            scale=alt.Scale(domainMax=1.35 * table["us"].max()),
         ),  # room for the number beside the longest bar
     )
     bars = base.mark_bar(color=COLORS["sae"], opacity=0.8).encode(

@@ -47,7 +47,7 @@ def beside_topk(against: pd.DataFrame, runs: pd.DataFrame) -> alt.LayerChart:
     """
     shown = against.dropna(subset="ratio")
     order, y = shown["title"].tolist(), "title:N"
-    axis = {"title": "FVU nonlinear over TopK's at equal FVU", "scale": alt.Scale(zero=False, padding=16)}
+    axis = {"title": "ρ: FVU nonlinear over TopK's", "scale": alt.Scale(zero=False, padding=16)}
     x = alt.X("ratio:Q", **axis)
     place = alt.Y(y, title=None, sort=order, axis=alt.Axis(labelLimit=260))
     data = shown.assign(text=texts(shown, "ratio", "low", "high")).round(5)
@@ -107,7 +107,12 @@ def price(methods: pd.DataFrame) -> alt.Chart:
         "train_seconds:Q",
         alt.Tooltip("encode_flops:Q", format=","),
     ]
-    size = alt.Size("encode_flops:Q", title="FLOPs to encode a token", scale=alt.Scale(type="log", range=[50, 400]))
+    size = alt.Size(
+        "encode_flops:Q",
+        title="FLOPs to encode a token",
+        legend=alt.Legend(format="~s", tickCount=3),
+        scale=alt.Scale(type="log", range=[50, 400]),
+    )
     dot = (
         alt.Chart(data).mark_point(filled=True, opacity=0.9).encode(x=x, y=y, color=METHOD, size=size, tooltip=tooltip)
     )

@@ -21,7 +21,7 @@ def by_size(points: pd.DataFrame) -> alt.LayerChart:
     order = [*sorted(set(data["place"]) - {PAPER}, key=int), PAPER]
     series = [name for name in data["setting"].unique() if name != PAPER]
     claim = chooser("claim", data["says"].unique().tolist(), "Claim")
-    axis = alt.Axis(labelAngle=0, labelExpr=f"datum.value == '{PAPER}' ? 'Gemma 2 (the paper)' : datum.value")
+    axis = alt.Axis(labelAngle=0, labelExpr=f"datum.value == '{PAPER}' ? 'the paper' : datum.value")
     y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
     tooltip = [alt.Tooltip(name) for name in ("place:N", "setting:N", "seeds:Q", "text:N")]
     base = alt.Chart(data).transform_filter(alt.datum.says == claim)

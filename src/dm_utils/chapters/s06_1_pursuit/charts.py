@@ -120,6 +120,6 @@ def chosen_latents(
     bars = base.mark_bar(strokeWidth=1).encode(color=hue, stroke=hue, fillOpacity=fill, tooltip=tooltip)
     labels = base.mark_text(angle=270, align="left", dx=4, fontSize=9, limit=70).encode(text="writes:N")
     says = "length(datum.latent) + ' latents, ' + datum.common + ' of them chosen by both'"
-    count = here.transform_calculate(says=says).mark_text(align="right", fontWeight=600, baseline="top")
-    count = count.encode(x=alt.value(556), y=alt.value(0), text="says:N")
+    count = here.transform_calculate(says=says).mark_text(align="right", fontWeight=600, baseline="bottom")
+    count = count.encode(x=alt.value(556), y=alt.value(-3), text="says:N")  # above the bars and their names
     return alt.layer(bars, labels, count).properties(title=alt.Title(encoder, offset=10), **SIDE)

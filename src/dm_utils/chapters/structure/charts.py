@@ -44,26 +44,28 @@ def spectra(table: pd.DataFrame) -> alt.LayerChart:
     return alt.layer(own, twin).properties(**WIDE, height=260)
 
 
-def _beside_twins(data: pd.DataFrame, panel: str, order: list[str], scale: alt.Scale, title: Any) -> alt.FacetChart:
-    base = alt.Chart().encode(
-        x=alt.X("name:N", title=None, sort=NAMES, axis=alt.Axis(labelAngle=-30)),
-        xOffset=alt.XOffset("kind:N", sort=KINDS),
-        color=alt.Color("kind:N", title=None, sort=KINDS, scale=KIND_HUE),
-        tooltip=TOOLTIP,
-    )
-    y = alt.Y("value:Q", title=title, scale=scale)
-    chart = alt.layer(with_interval(base, y, size=45), data=data).properties(width=190, height=240)
-    return chart.facet(facet=alt.Facet(f"{panel}:N", title=None, sort=order), columns=len(order))
+def _beside_twins(data: pd.DataFrame, panel: str, order: list[str], scale: alt.Scale, title: Any) -> alt.ConcatChart:
+    def one(name: str) -> alt.LayerChart:
+        base = alt.Chart(data[data[panel] == name]).encode(
+            y=alt.Y("name:N", title=None, sort=NAMES),
+            yOffset=alt.YOffset("kind:N", sort=KINDS),
+            color=alt.Color("kind:N", title=None, sort=KINDS, scale=KIND_HUE),
+            tooltip=TOOLTIP,
+        )
+        drawn = with_interval(base, alt.X("value:Q", title=title, scale=scale), size=45)
+        return drawn.properties(width=200, height=150, title=name)
+
+    return alt.concat(*map(one, order), columns=2)
 
 
-def kurtosis(table: pd.DataFrame) -> alt.FacetChart:
+def kurtosis(table: pd.DataFrame) -> alt.ConcatChart:
     """Excess kurtosis of each vector and its twins along three kinds of directions, on a scale that is linear near zero."""
     data = _shown(table, KURTOSIS).drop(columns="l0")
     scale = alt.Scale(type="symlog", constant=0.1)
     return _beside_twins(data, "case", [COMPONENTS, RANDOM, DECODER], scale, "excess kurtosis, median")
 
 
-def dimensions(table: pd.DataFrame) -> alt.FacetChart:
+def dimensions(table: pd.DataFrame) -> alt.ConcatChart:
     """How many directions each vector and its twins spread over, and the dimension of their neighbourhoods."""
     names = {PARTICIPATION: "participation ratio", DIMENSION: "intrinsic dimension"}
     parts = [_shown(table, test).assign(panel=words) for test, words in names.items()]
