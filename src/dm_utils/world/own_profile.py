@@ -63,7 +63,8 @@ def nearest(changed: Mapping[str, Any], base: Profile, layer: int) -> dict[str, 
     from dm_utils.world.saes import release_catalog
 
     releases = changed.get("releases")
-    names = [name for names in releases.values() for name in names] if isinstance(releases, Mapping) else []
+    listed = releases.values() if isinstance(releases, Mapping) else []  # a wrong type is refused later, here too
+    names = [name for names in listed if isinstance(names, list | tuple) for name in names if isinstance(name, str)]
     refs = [ref for name in dict.fromkeys(names) if Path(name).expanduser().is_dir() for ref in release_catalog(name)]
     refs = [ref for ref in refs if ref.component == "resid"] or refs
     if not refs:

@@ -47,7 +47,7 @@ def beside_topk(against: pd.DataFrame, runs: pd.DataFrame) -> alt.LayerChart:
     """
     shown = against.dropna(subset="ratio")
     order, y = shown["title"].tolist(), "title:N"
-    axis = {"title": "ρ: FVU nonlinear over TopK's", "scale": alt.Scale(zero=False, padding=16)}
+    axis = {"title": "ratio ρ", "scale": alt.Scale(zero=False, padding=16)}
     x = alt.X("ratio:Q", **axis)
     place = alt.Y(y, title=None, sort=order, axis=alt.Axis(labelLimit=260))
     data = shown.assign(text=texts(shown, "ratio", "low", "high")).round(5)

@@ -136,9 +136,9 @@ class Patient:
         key = self.key(what=what, **more)
         arrays = self.study.store.kept("repairs", key, flat, sources=(__name__,))[1]
         found: dict[str, Sums] = {}
-        for name, array in arrays.items():
+        for name in sorted(arrays):  # a file keeps no order
             owner, _, part = name.rpartition("/")
-            found.setdefault(owner, {})[part] = torch.from_numpy(array)
+            found.setdefault(owner, {})[part] = torch.from_numpy(arrays[name])
         return found
 
     def left(self) -> dict[str, Sums]:
