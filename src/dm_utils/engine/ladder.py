@@ -6,8 +6,6 @@ range. A rung's interval is the wider of two: Student's over the training seeds 
 
 from __future__ import annotations
 
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +18,11 @@ import pandas as pd
 from scipy.stats import t as student
 
 from dm_utils.base.errors import LoadError
-from dm_utils.base.files import write_atomic
-from dm_utils.lab import weights_path
+from dm_utils.lab import tables
 from dm_utils.lab.ladder import L0_SHARES, WIDTHS
 from dm_utils.maths.resampling import Estimate
 
-SHIPPED = weights_path().with_name("results") / "ladder.csv"
+SHIPPED = tables.shipped("ladder")
 COMMAND = "python -m dm_utils.chapters.ladder.measure"
 COLUMNS = ("d", "width_ratio", "l0_ratio", "seed", "quantity", "value", "low", "high")
 FEWEST = 3
@@ -97,20 +94,17 @@ def read(file: Path = SHIPPED) -> tuple[pd.DataFrame, dict[int, dict[str, Any]]]
     ------
     LoadError : the file is missing or not such a table; says how to make it.
     """
+    table, about = tables.read(file, COLUMNS, f"{COMMAND} WORK")
     try:
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        head = [line[2:].partition(": ") for line in lines if line.startswith("# ")]
-        table = pd.read_csv(io.StringIO("".join(line for line in lines if not line.startswith("# "))))
-        return table[list(COLUMNS)], {int(name.removeprefix("d ")): json.loads(text) for name, _, text in head}
-    except (OSError, ValueError, KeyError) as error:
-        raise LoadError(f"{file} is not a table of the ladder ({error}); `{COMMAND} WORK` measures a rung") from error
+        return table[list(COLUMNS)], {int(name.removeprefix("d ")): made for name, made in about.items()}
+    except ValueError as error:
+        raise LoadError(f"{file} names a rung without its d ({error}); `{COMMAND} WORK` measures a rung") from error
 
 
 def write(file: Path, table: pd.DataFrame, about: Mapping[int, Mapping[str, Any]]) -> None:
     """Write the measurements under one line per rung that says how it was made."""
-    head = "".join(f"# d {d}: {json.dumps(about[d])}\n" for d in sorted(about))
-    text = table[list(COLUMNS)].to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    write_atomic(file, (head + text).encode())
+    rows: list[dict[Any, Any]] = table[list(COLUMNS)].to_dict("records")
+    tables.write(file, rows, {f"d {d}": about[d] for d in sorted(about)})
 
 
 # --- rungs -------------------------------------------------------------------------------------------------
