@@ -13,7 +13,7 @@ from dm_utils.book.published import gather
 from dm_utils.chapters.scoreboard import charts, findings, rules, size
 from dm_utils.chapters.scoreboard.claims import CLAIMS
 from dm_utils.chapters.scoreboard.rules import DIFFERS, HOLDS, PARTLY, UNTESTABLE, Rows
-from dm_utils.engine.ladder import AWAY, TOWARDS
+from dm_utils.engine.ladder import AWAY, QUESTIONS, TOWARDS
 
 TABLES = ROOT / "_build/executed/lab/tables"
 M = Rows("c", "m")
@@ -145,18 +145,26 @@ def test_training_and_size_stand_beside_claims_of_the_lab_that_do_not_hold() -> 
     )
     found = size.beside(judged, {"r2_error_norm": (0.0123, 3)}, {"ninety": TOWARDS, "half": AWAY})
     assert found["training"].tolist() == ["at most 0.0123 between 3 trainings", "", "", ""]
-    assert found["size"].tolist() == [f"with size: {TOWARDS}", "", f"with size: {size.NOT_THERE}", ""]
+    assert found["size"].tolist() == [f"with size: {TOWARDS}", "", f"with size: {size.SIMULATED}", ""]
+
+
+@pytest.mark.parametrize(("key", "why"), [("plateau", size.OTHER_SITES), ("mean-activation", size.NOT_THERE)])
+def test_a_claim_that_the_ladder_leaves_out_says_why(key: str, why: str) -> None:
+    assert size.beside(board((key, "lab", DIFFERS)), {}, {})["size"].tolist() == [f"with size: {why}"]
 
 
 def test_what_size_says_is_counted_over_claims_that_differ() -> None:
-    judged = board(("ninety", "lab", DIFFERS), ("x-norm", "lab", DIFFERS), ("half", "lab", PARTLY))
+    keys = ("ninety", "x-norm", "plateau", "constant-c", "poisson")
+    judged = board(*((key, "lab", DIFFERS) for key in keys), ("half", "lab", PARTLY))
     said = size.about_size(size.beside(judged, {}, {"ninety": TOWARDS}))
-    assert "Of the 2 claims that differ on the lab, 1 come nearer" in said and "1 were not measured" in said
+    assert "Of the 5 claims that differ on the lab, 1 come nearer" in said
+    assert "3 were not measured" in said and "1 are of simulations" in said
     assert size.about_size(size.beside(judged.assign(verdict=HOLDS), {}, {})) == ""
 
 
 def test_quantities_are_those_of_claims_of_the_board() -> None:
-    assert set(size.QUANTITY) <= {claim.key for claim in CLAIMS}
+    assert {*size.QUANTITY, *size.WHY_NOT} <= {claim.key for claim in CLAIMS}
+    assert not set(size.WHY_NOT) & {question.key for question in QUESTIONS}
 
 
 @pytest.mark.skipif(not TABLES.exists(), reason="no built book: `make book` first")
