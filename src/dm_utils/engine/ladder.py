@@ -148,7 +148,7 @@ def with_differences(table: pd.DataFrame) -> pd.DataFrame:
     found = {name: _minus(of(first), of(second)) for name, (first, second) in OF_ONE_SAE.items()}
     found["norm_rise"] = _minus(of("r2_error_norm", 2), of("r2_error_norm"))
     fall = _minus(of("r2_error_vector"), of("r2_error_vector", 2))
-    found["opposite"] = np.minimum(found["norm_rise"], fall)
+    found["opposite"] = found["norm_rise"].clip(upper=fall)
     rows = [one.assign(quantity=name).reset_index() for name, one in found.items()]
     return pd.concat([table, *(one for one in rows if len(one))], ignore_index=True)
 

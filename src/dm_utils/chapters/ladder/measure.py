@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from dm_utils.world.sae_ref import SaeRef
 
 PARTS = ("linear", "nonlinear")
-METRICS = ("fvu", "fvu_nonlinear", "r2_error_norm", "r2_error_vector", "r2_x_norm", "norm_ratio", "cos_linear_x")
-METRICS = (*METRICS, *(f"r2_{part}_norm" for part in PARTS))
+OF_VECTORS = ("fvu", "fvu_nonlinear", "r2_error_norm", "r2_error_vector", "r2_x_norm", "norm_ratio", "cos_linear_x")
+METRICS = (*OF_VECTORS, *(f"r2_{part}_norm" for part in PARTS))
 SPLICED_CONTEXTS = 64
 
 
@@ -125,7 +125,7 @@ def subspaces(study: Study, ref: SaeRef) -> dict[str, Estimate]:
     )
     shares = {"rank_90_share": judge.rank_for(0.9), "missed_share": judge.missed_directions(MISSED)}
     d = judge.n_directions
-    return {name: Estimate(*(end / d for end in (n.value, n.low, n.high))) for name, n in shares.items()} | {
+    return {name: Estimate(n.value / d, n.low / d, n.high / d) for name, n in shares.items()} | {
         "own_output": own[0][0]
     }
 
@@ -175,7 +175,7 @@ def across_widths(study: Study, refs: Sequence[SaeRef]) -> dict[str, Estimate]:
     worst, best = max(lost, key=lambda one: one.value), max(saved, key=lambda one: one.value)
     return {
         "forecast": Estimate(1 - worst.value, 1 - worst.high, 1 - worst.low),
-        "second_regressor": Estimate(*(end / 100 for end in (best.value, best.low, best.high))),
+        "second_regressor": Estimate(best.value / 100, best.low / 100, best.high / 100),
     }
 
 
