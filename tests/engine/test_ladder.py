@@ -111,7 +111,7 @@ def test_a_table_survives_writing_and_a_broken_one_says_what_makes_it(tmp_path) 
 
 
 def test_a_word_of_the_paper_accepts_the_range_of_the_scoreboard_test() -> None:
-    found = ladder.Question("forecast", "q", "", "says", within=(0.9, 1.0)).accepted({})
+    found = ladder.Question("norm-l0", "q", "", "says", within=(0.9, 1.0)).accepted({})
     assert (found.low, found.high) == (0.9, 1.0)
 
 
