@@ -42,6 +42,15 @@ def test_away_is_the_mirror_image() -> None:
     assert word(0.3, 0.29, 0.5) == UNTOLD
 
 
+def test_what_touches_is_not_apart() -> None:
+    """Exact numbers, intervals of ±1/16: ends that touch, and intervals as wide as half of the first distance."""
+    assert word(0.5, 0.4375, 0.375, half=1 / 16) == NONE
+    assert word(0.375, 0.4375, 0.5, half=1 / 16) == NONE
+    assert word(0.25, 0.25, 0.25, half=1 / 16) == UNTOLD
+    assert word(0.5, 0.5, 0.25, half=1 / 16) == UNTOLD  # one step does not fall
+    assert word(0.25, 0.5, 0.5, half=1 / 16) == UNTOLD
+
+
 def test_no_trend_needs_intervals_that_would_have_shown_one() -> None:
     assert word(0.21, 0.22, 0.20) == NONE  # intervals of 0.10, below half of 0.21
     assert word(0.20, 0.22, 0.21) == UNTOLD  # not below half of 0.20
@@ -67,6 +76,8 @@ def test_two_rungs_or_one_training_of_a_rung_cannot_tell() -> None:
         (Estimate(0.65, 0.5, 0.75), (0.05, 0.0, 0.2)),
         (Estimate(0.8, 0.75, 0.9), (0.0, 0.0, 0.0)),
         (Estimate(0.8, 0.6, 1.0), (0.0, 0.0, 0.1)),
+        (Estimate(1.05, 0.95, 1.1), (0.1, 0.0, 0.15)),  # they touch: at no distance, at the least
+        (Estimate(0.6, 0.55, 0.7), (0.1, 0.0, 0.15)),
     ],
 )
 def test_a_distance_is_to_the_nearer_end_of_the_range(found: Estimate, expected: tuple[float, ...]) -> None:
@@ -97,6 +108,8 @@ def test_settings_are_those_with_enough_rungs() -> None:
         [rows(0.1, d=d) for d in (32, 64, 128)] + [rows(0.1, d=d).assign(l0_ratio=0.125) for d in (32, 64)]
     )
     assert ladder.settings(table, "q") == [(1 / 16, 16.0)]
+    [(l0_ratio, width_ratio)] = ladder.settings(table.assign(width_ratio=math.nan), "q")
+    assert l0_ratio == 1 / 16 and math.isnan(width_ratio), "a series of widths has one setting"
 
 
 def test_a_table_survives_writing_and_a_broken_one_says_what_makes_it(tmp_path) -> None:
