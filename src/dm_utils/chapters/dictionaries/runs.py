@@ -56,7 +56,7 @@ def order(methods: Sequence[str], widths: Sequence[int], l0s: Sequence[int], see
     for seed in range(1, seeds):
         found += [Run(method, width, l0, seed) for method in methods if not METHODS[method].own_l0]
         found += [Run("topk", width, k, seed) for k in curve]
-    found += [Run("topk", w, k, 0) for w in widths[1:] for k in curve[1:3]]  # a curve at the other widths, too
+    found += [Run("topk", w, k, 0) for w in widths[1:] for k in curve]
     for w, k in [(w, k) for w in widths for k in l0s][1:]:
         found += [Run(method, w, k, 0) for method in methods if not METHODS[method].own_l0]
     return list(dict.fromkeys(found))
