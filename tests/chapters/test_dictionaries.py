@@ -265,6 +265,12 @@ def test_a_method_that_sets_its_l0_runs_once_and_topk_reaches_there() -> None:
     assert Run("topk", 512, 128, 0) in found
 
 
+def test_topk_has_a_curve_over_l0_at_every_width() -> None:
+    found = order(["topk", "itda"], [512, 1024], [4, 8], 1)
+    for width in (512, 1024):
+        assert {run.l0 for run in found if run.method == "topk" and run.d_sae == width} == {1, 2, 4, 8, 16}
+
+
 def test_the_shipped_table_is_one_that_the_chapter_can_say() -> None:
     shipped, about = results.read()
     rows = experiment.select(shipped)
