@@ -191,7 +191,8 @@ def copied(folder: Path) -> Path:
 def described(path: Path, fault: Fault) -> str:
     """A fault on one line, as a report has it: of long texts, where they part."""
     texts = [" ".join(text.split()) for text in (fault.before, fault.after)]
-    start = max(0, len(os.path.commonprefix(texts)) - 50) if len(texts[0]) > 110 else 0
+    apart = next((at for at, (one, other) in enumerate(zip(*texts, strict=False)) if one != other), 0)
+    start = max(0, apart - 50) if len(texts[0]) > 110 else 0
     before, after = (text[start : start + 110] for text in texts)
     return f"{path}:{fault.line}  {before}  ->  {after}"
 
