@@ -29,11 +29,12 @@ function fit(table) {
   }
 }
 
-let width = 0;
-new ResizeObserver(() => {
-  if (innerWidth === width) return;
-  width = innerWidth;
+let room = "";
+const article = document.querySelector(".bd-article");
+const observer = new ResizeObserver(() => {
+  if (room === (room = `${innerWidth} ${article.clientWidth}`)) return; // the column follows the window, and sometimes later
   tables.forEach(fit);
-}).observe(document.documentElement);
+});
+for (const element of [document.documentElement, article]) observer.observe(element);
 tables.forEach(fit); // before the theme looks for what reaches into the margin, where it folds the page's contents
 addEventListener("load", () => tables.forEach(fit)); // and once the style sheets and letters have come

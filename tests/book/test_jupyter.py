@@ -1,4 +1,4 @@
-"""Chapters in a real JupyterLab that can reach no other host: every chart drawn, widgets live, nothing lost on reopening."""
+"""Chapters in a real JupyterLab and Notebook 7 that reach no other host: every chart drawn, widgets live, nothing lost on reopening."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from site_browser import find_browser, watch
 pytestmark = pytest.mark.slow
 CHAPTER, EXPLORER = "04_4_per_token.ipynb", "explorer.ipynb"
 CHARTS = {CHAPTER: 2, EXPLORER: 1}
+APPS = {"JupyterLab": "lab/tree/{}?reset", "Notebook 7": "notebooks/{}"}
+IDLE = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
+CONNECTED = "fetch('/api/kernels').then(answer => answer.json()).then(all => all.some(one => one.connections))"
 FINISHED = r"/\[\d+\]/.test([...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].at(-1)?.textContent)"
 DRAWN = "count => document.querySelectorAll('.dm-chart[data-drawn] svg.marks').length === count"
 
@@ -67,15 +70,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.rmtree(chapters)
 
 
-def open_chapter(page: Page, address: str, name: str = CHAPTER) -> None:
+def open_chapter(page: Page, address: str, name: str = CHAPTER, app: str = "JupyterLab") -> None:
     """Open a chapter and wait until its first cells are there."""
-    page.goto(f"{address}lab/tree/{name}?reset")
+    page.goto(address + APPS[app].format(name))
     page.wait_for_selector(".jp-Notebook .jp-CodeCell")
 
 
 def run_all(page: Page) -> None:
     """Run every cell, as a reader does, and wait for the last."""
-    page.get_by_text("| Idle").wait_for()  # the kernel, in the status bar
+    page.wait_for_function(CONNECTED)  # before that a page says "idle" too, and what is run is lost
+    page.wait_for_selector(IDLE)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_function(FINISHED)
@@ -83,6 +87,7 @@ def run_all(page: Page) -> None:
 
 def walk(page: Page) -> None:
     """Scroll through the chapter once: JupyterLab renders what comes into view."""
+    page.mouse.move(0, 0)  # what passes under the mouse would be chosen
     cells = page.locator(".jp-Cell")
     for index in range(cells.count()):
         cells.nth(index).evaluate("cell => cell.scrollIntoView()")
@@ -95,10 +100,11 @@ def outputs(address: str) -> list[dict]:
     return [output for cell in cells for output in cell.get("outputs", [])]
 
 
-def test_a_chapter_is_drawn_and_live_in_jupyterlab_without_a_network(browser: Browser, lab: str) -> None:
+@pytest.mark.parametrize("app", APPS)
+def test_a_chapter_is_drawn_and_live_without_a_network(browser: Browser, lab: str, app: str) -> None:
     with watch(browser, lab) as seen:
         page = seen.page
-        open_chapter(page, lab)
+        open_chapter(page, lab, app=app)
         run_all(page)
         walk(page)
         page.wait_for_function(DRAWN, arg=CHARTS[CHAPTER])
@@ -106,7 +112,7 @@ def test_a_chapter_is_drawn_and_live_in_jupyterlab_without_a_network(browser: Br
         page.keyboard.press("ArrowRight")
         assert "token 2:" in page.locator(".dm-strip-detail").inner_text()
         page.keyboard.press("ArrowDown")
-        assert "token 12:" in page.locator(".dm-strip-detail").inner_text(), "JupyterLab leaves the key to the widget"
+        assert "token 12:" in page.locator(".dm-strip-detail").inner_text(), f"{app} leaves the key to the widget"
         ink = page.locator(".dm-chart svg .role-axis-label text").first
         light = ink.evaluate("text => getComputedStyle(text).fill")
         page.evaluate(

@@ -9,7 +9,7 @@ import pytest
 
 from dm_utils.base.errors import LoadError
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
-from dm_utils.chapters.repairs import charts, findings, results
+from dm_utils.chapters.repairs import arrows, charts, findings, results
 from dm_utils.chapters.repairs.prices import NAMES, Price
 from dm_utils.lab import tables
 
@@ -172,7 +172,7 @@ def test_charts_draw_their_tables() -> None:
     vl_convert = pytest.importorskip("vl_convert")
     whole = findings.everything(table(), pair())
     drawn = {
-        f">{NAMES['denser']}</text>": charts.arrows(whole),
+        f"{NAMES['denser']}</text>": arrows.arrows(whole),
         "512 latents: of the error, removed</text>": charts.shares(whole),
         "rank of the dense channel": charts.by_rank(curves(), table()),
     }
@@ -183,7 +183,28 @@ def test_charts_draw_their_tables() -> None:
 
 @pytest.mark.parametrize("repair", [name for name in NAMES if name != "as it is"])
 def test_every_repair_is_of_a_kind(repair) -> None:
-    assert charts.kind(repair) in charts.HUES
+    assert arrows.kind(repair) in arrows.HUES
+
+
+def test_the_numbers_of_arrows_meet_neither_each_other_nor_a_head() -> None:
+    ends = pd.DataFrame([row("decoder", 0.25 + shift, 0.14) for shift in (0, 0, 0.0001, 0.0002, 0.001, -0.1, 0.05)])
+    x, y = [0.0, 0.2], [0.1, 0.2]
+    found = arrows.place_numbers(ends, x, y)
+    at = arrows.PHONE * ends["fvu_linear"] / 0.2
+    right, head = at + found["side"] * arrows.BESIDE, arrows.HEIGHT * (0.2 - 0.14) / 0.1
+    down = arrows.HEIGHT * (0.2 - found["label_y"]) / 0.1
+    for i in range(len(ends)):
+        assert all(abs(down[i] - down[j]) >= 11.99 or abs(right[i] - right[j]) >= 14.99 for j in range(i))
+        assert all(abs(down[i] - head) >= 12.99 or abs(right[i] - one) >= 14.49 for one in at)
+    assert found["side"].tolist() == [-1] * 5 + [1, 1], "beyond the tip, unless that is beyond the chart"
+    assert down[6] == pytest.approx(head), "an arrow by itself has its number beside it"
+
+
+def test_repairs_are_numbered_kind_by_kind() -> None:
+    found = arrows.key(pd.Series(["pursuit", "decoder", "wider", "decoder", "channel"]))
+    assert found["key"].tolist() == [
+        f"{n}  {NAMES[repair]}" for n, repair in enumerate(("decoder", "channel", "pursuit", "wider"), 1)
+    ]
 
 
 # --- the table that ships ----------------------------------------------------------------------------------

@@ -54,13 +54,10 @@ def chart_html(spec: dict[str, Any], notebook: bool = False) -> str:
     """Return a chart as an element that holds its data; in a notebook it also asks the bundle to draw it."""
     label = html.escape(spec.get("description", "chart"), quote=True)
     payload = escape_json(json.dumps(spec, separators=(",", ":")))
-    call = "<script>(window.dmCharts ??= []).push(document.currentScript.closest('.dm-chart'));</script>"
+    call = "<script>window.dmCharts?.();</script>"
     fallback = WAITING if notebook else f"<noscript>{label}</noscript>"
-    keys = (
-        ' data-lm-suppress-shortcuts="true"' if notebook else ""
-    )  # JupyterLab would take a slider's arrow keys for its cells
     return (
-        f'<div class="dm-chart" role="figure" aria-label="{label}"{keys}><div class="dm-chart-view" style="width: 100%">'
+        f'<div class="dm-chart" role="figure" aria-label="{label}"><div class="dm-chart-view" style="width: 100%">'
         f'{fallback}</div><script type="application/json">{payload}</script>{call if notebook else ""}</div>'
     )
 

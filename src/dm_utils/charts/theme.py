@@ -5,6 +5,7 @@ Ink is ``currentColor``, so that one chart serves light and dark pages.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,12 @@ def theme() -> alt.theme.ThemeConfig:
 
 
 def render(spec: dict[str, Any], **_options: Any) -> dict[str, Any]:
-    """Return the chart for the book (its JSON) and for Jupyter and other front ends (HTML that needs no network)."""
-    text = spec.get("description", "Altair chart")
-    return {VEGALITE_MIME: spec, "text/html": notebook_html(spec), "text/plain": text}
+    """Return the chart as HTML that needs no network, and for the book, which draws it by itself, as its JSON.
+
+    A notebook holds no JSON: an editor that knows its type would draw it in its own way, which fits no narrow page.
+    """
+    shown: dict[str, Any] = {"text/html": notebook_html(spec), "text/plain": spec.get("description", "Altair chart")}
+    return shown | ({VEGALITE_MIME: spec} if "DM_BOOK" in os.environ else {})
 
 
 alt.renderers.register("dark-matter", render)

@@ -22,7 +22,8 @@ class KernelBackend {
 }
 
 function render({ model, el }) {
-  el.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab would take the arrow keys for its cells
+  // Jupyter would take the keys of what has the focus for its cells, unless that says so itself.
+  el.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
   new Explorer(el.appendChild(document.createElement("div")), new KernelBackend(model), { given: model.get("state"), parts: model.get("parts") }).start();
 }
 

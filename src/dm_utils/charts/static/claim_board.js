@@ -69,7 +69,8 @@ function render({ model, el }) {
   }
   for (const control of [verdict, profile, words]) control.addEventListener("input", draw);
   el.classList.add("dm-board");
-  el.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab would take the arrow keys for its cells
+  // Jupyter would take the keys of what has the focus for its cells, unless that says so itself.
+  el.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
   el.append(controls, frame);
   draw();
 }

@@ -175,18 +175,19 @@ async function draw(figure) {
 }
 
 function start(figure) {
-  if (!figure || figure.dataset.started) return;
+  if (figure.dataset.started) return;
   figure.dataset.started = "true";
+  // Jupyter would take a slider's keys for its cells, unless the slider says so itself.
+  figure.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
   draw(figure).catch((error) => {
     figure.querySelector(".dm-chart-view").textContent = `This chart could not be drawn: ${error.message}`;
     console.error(error);
   });
 }
 
-// In Jupyter every chart announces itself, before or after this bundle is there; in the book all of them wait in the page.
-const waiting = window.dmCharts || [];
-window.dmCharts = { push: start };
-waiting.forEach(start);
+// In a notebook every output with a chart calls, before or after this bundle is there; in the book all of them wait in the page.
+// The call says nothing of who calls: VS Code runs the scripts of an output outside the element that they stand in.
 const startAll = () => document.querySelectorAll(".dm-chart").forEach(start);
+window.dmCharts = startAll;
 if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", startAll);
 else startAll();

@@ -21,7 +21,8 @@ function render({ model, el }) {
   const at = (sae, index) => values[(sae * quantities.length + model.get("quantity")) * tokens.length + index];
 
   const root = make("div", "dm-strip", el);
-  root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab would take the arrow keys for its cells
+  // Jupyter would take the keys of what has the focus for its cells, unless that says so itself.
+  root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
   const controls = make("div", "dm-strip-controls", root);
   const strip = make("div", "dm-strip-tokens", root);
   const key = make("div", "dm-strip-key", root);
