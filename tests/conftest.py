@@ -19,17 +19,6 @@ settings.register_profile("book", derandomize=True, deadline=None, database=None
 settings.load_profile("book")
 
 
-TOGETHER = ("kernel", "book")  # fixtures whose tests, of several files or half of one, go to one worker
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers run the tests, a file goes to one of them, and so do tests that share what is costly to make."""
-    for item in items:
-        taken = getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group(next((name for name in TOGETHER if name in taken), item.path.stem)))
-
-
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """The lab on 24 contexts with a store of its own. Tests read it; one that needs other sizes, or breaks things, makes its own."""
