@@ -20,16 +20,8 @@ SWAPS: dict[type, tuple[type, ...]] = {
 }  # fmt: skip
 TOLERANCE = 0.01  # a smaller constant is a tolerance: it grows by so much that it lets something through
 CONVERSIONS = {"int", "float", "str", "bool", "list", "tuple", "set", "dict", "iter", "frozenset", "cast", "repr"}
-TYPES = {
-    "Callable",
-    "Float",
-    "Int",
-    "Bool",
-    "dict",
-    "list",
-    "tuple",
-    "set",
-}  # what stands in their brackets is an annotation
+SYMMETRIC = {"min", "max"}  # of two arguments: their order is no matter
+TYPES = {"Callable", "Float", "Int", "Bool", "dict", "list", "tuple", "set"}  # in their brackets stand types
 SILENT = {"tqdm", "log", "warnings", "echo"}  # calls that say something to the user alone
 
 
@@ -112,11 +104,15 @@ def _calls(call: ast.Call) -> Iterator[ast.AST]:
     """A call with two arguments swapped, without one of its keywords, or with its argument in its place."""
     if not _speaks(call):
         return
-    if len(call.args) > 1 and not any(isinstance(each, ast.Starred) for each in call.args[:2]):
+    name = ast.unparse(call.func).split(".")[-1]
+    if (
+        len(call.args) > 1
+        and name not in SYMMETRIC
+        and not any(isinstance(each, ast.Starred) for each in call.args[:2])
+    ):
         yield _with(call, args=[call.args[1], call.args[0], *call.args[2:]])
     for at in [at for at, keyword in enumerate(call.keywords) if keyword.arg != "strict"]:
         yield _with(call, keywords=_without(call.keywords, at))
-    name = ast.unparse(call.func).split(".")[-1]
     if len(call.args) == 1 and not call.keywords and name not in CONVERSIONS and name[0].islower():
         yield call.args[0]
 
