@@ -35,7 +35,7 @@ LIBRARIES = (
     *("coverage", "torch", "pandas", "altair", "sae_lens", "transformer_lens", "scipy.stats", "sklearn.linear_model"),
     *("playwright.sync_api", "hypothesis.strategies", "anyio.pytest_plugin", "jaxtyping"),
 )
-OPTIONS = ["-x", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:random_order", "-p", "no:xdist"]
+OPTIONS = ["-x", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:random_order", "-n0"]
 SURVIVED = "SURVIVED"
 Reached = dict[str, tuple[float, list[int]]]  # of each test: its seconds, and the lines of the module that it runs
 
@@ -173,9 +173,12 @@ def noticed(module: Path, source: str, fault: Fault, names: list[str], limit: fl
     files = list(dict.fromkeys(str(ROOT / name.split("::")[0]) for name in names))
     module.write_text(plant(source, fault))
     try:
-        return forked(lambda: int(pytest.main([*OPTIONS, *files], plugins=[Choose(names)])), limit) != 0
+        code = forked(lambda: int(pytest.main([*OPTIONS, *files], plugins=[Choose(names)])), limit)
     finally:
         module.write_text(source)
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED:
+        raise RuntimeError(f"the tests of line {fault.line} are not there any more: run it again")
+    return code != 0
 
 
 def copied(folder: Path) -> Path:

@@ -134,7 +134,8 @@ def test_a_readers_table_has_a_row_per_site_in_order_and_its_intervals():
     assert len(found.columns) == 6 and found.iloc[4][f"{KINDS[0]}: {PART_NAMES['nonlinear']}"] == "0.200 [0.190, 0.210]"
     beyond = findings.beyond_x(with_every_kind(neighbours()))
     assert beyond["site"].tolist() == ["MLP before", "attention before", "MLP", "previous residual"]
-    assert list(beyond.columns[2:]) == [f"{kind}, {given}" for kind in KINDS for given in (ALONE, WITH_X)]
+    columns = [f"{kind}, {given}" for kind in KINDS for given in (ALONE, WITH_X)]
+    assert list(beyond.columns) == ["site", "reading of adjacent", *columns]
     assert beyond.iloc[2][f"{KINDS[0]}, {WITH_X}"].startswith("0.050")
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from dm_utils.base.errors import LoadError, ParameterError
 from dm_utils.world import hub, own_profile, saes
 from dm_utils.world.profile import Profile
-from dm_utils.world.profiles import load_profile
+from dm_utils.world.profiles import SHAPES, load_profile, profile_names
 from dm_utils.world.sae_ref import SaeRef
 
 LAB = load_profile("lab")
@@ -160,3 +160,41 @@ def test_every_field_of_an_sae_is_in_its_key_but_where_it_is_fetched_from(monkey
     assert released.key() == local.key() | {"revision": "a/b at None"}
     assert replace(released, revision="v1").commit == "a/b at v1" and local.commit == "digest"
     assert replace(local, id="mine/one").name == "one" and replace(local, id="other/one").name == "other/one"
+
+
+SHIPPED: dict[
+    str, tuple[object, ...]
+] = {  # layer, near_l0, width, max_width, dtype, batch, releases of the residual stream
+    "lab": (4, 4, 2048, None, "float32", 64, ("lab",)),
+    "gpt2-small": (6, 32, 32768, None, "float32", 8, ("gpt2-small-resid-post-v5-32k", "gpt2-small-resid-post-v5-128k")),
+    "gemma-2-2b": (12, 60, 16384, 131072, "bfloat16", 1, ("gemma-scope-2b-pt-res",)),
+    "gemma-2-9b": (20, 60, 16384, None, "bfloat16", 2, ("gemma-scope-9b-pt-res",)),
+    "gemma-3-1b": (
+        *(13, 60, 16384, 262144, "bfloat16", 2),
+        ("gemma-scope-2-1b-pt-res", "gemma-scope-2-1b-pt-res-all"),
+    ),
+    "llama-3.1-8b": (16, 50, 32768, None, "bfloat16", 2, ("llama_scope_lxr_8x", "llama_scope_lxr_32x")),
+}
+
+
+def test_what_ships_is_written_twice_since_every_published_number_hangs_on_it() -> None:
+    assert list(SHIPPED) == profile_names()
+    for name, expected in SHIPPED.items():
+        p = load_profile(name)
+        found = (p.layer, p.near_l0, p.width, p.max_width, p.dtype, p.batch, p.releases["resid"])
+        assert found == expected, name
+        assert {part: len(names) for part, names in p.releases.items()}.keys() == {"resid", "mlp", "att"}
+        if name != "lab":  # the paper: 247 k tokens of the Pile
+            assert (p.n_contexts, p.ctx_len, p.skip, p.dataset) == (300, 1024, 200, "monology/pile-uncopyrighted")
+            assert p.n_contexts * p.kept_per_context == 246_900
+    assert (LAB.n_contexts, LAB.ctx_len, LAB.skip, LAB.dataset) == (768, 256, 64, "stdlib-docs")
+    assert LAB.precision == "float32"
+
+
+def test_the_models_that_need_a_licence_are_those_of_google_and_meta() -> None:
+    assert {name for name, shape in SHAPES.items() if shape.needs_licence} == {
+        name for name in SHAPES if name.startswith(("google/", "meta-llama/"))
+    }
+    assert {name: shape.file_bytes for name, shape in SHAPES.items() if shape.file_bytes == 2}.keys() == {
+        *("lab", "google/gemma-3-1b-pt", "meta-llama/Llama-3.1-8B")
+    }
