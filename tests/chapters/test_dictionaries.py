@@ -264,7 +264,8 @@ def rules_of(*means, spread=0.001):
 
 def test_token_rules_are_held_against_topks_and_against_rules_dealt_to_others() -> None:
     found = findings.rules_sentence(rules_of(("abstopk", 0.6), ("gated", 0.4), ("jumprelu", 0.501)))
-    assert "Better: AbsTopK (0.60); Worse: Gated (0.40); not told apart from TopK: JumpReLU" in found
+    assert "said better: AbsTopK (0.60); worse: Gated (0.40); not told apart from TopK's: JumpReLU (0.50)" in found
+    assert "100 % of those drawn" in found
     assert found.endswith(f"**{PARTLY}**.")
     assert "have not been tested" in findings.rules_sentence(methods_of().assign(rules=np.nan))
 
@@ -326,16 +327,17 @@ def test_the_shipped_table_is_one_that_the_chapter_can_say() -> None:
     rows = experiment.select(shipped)
     methods, beside = experiment.summary(rows), experiment.against_curve(rows)
     everywhere = experiment.sizes(shipped)
+    budgets = experiment.budgets(shipped, results.read_longer()[0])
     assert set(shipped["method"]) <= set(METHODS)
     assert shipped["fvu_nonlinear"].le(shipped["fvu"] + 1e-9).all()
     assert f"{len(shipped)} of {about['wanted']} runs" in views.what_ran(shipped, about)
-    assert all(isinstance(line, str) and line for line in findings.lessons(methods, beside, everywhere))
+    assert all(isinstance(line, str) and line for line in findings.lessons(methods, beside, everywhere, budgets))
     for chart in (
         charts.kind_and_size(methods, experiment.curve(rows), rows),
         charts.beside_topk(beside, experiment.ratios(rows)),
         charts.by_method(methods, rows),
         charts.price(methods),
-        charts.budget(experiment.budgets(shipped, results.read_longer()[0])),
+        charts.budget(budgets),
     ):
         assert chart.to_dict()
 

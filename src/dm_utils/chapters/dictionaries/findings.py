@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from dm_utils.base.verdicts import HOLDS, UNTESTABLE, verdict, within
-from dm_utils.base.words import escape, how_many
+from dm_utils.base.words import escape, how_many, span
 from dm_utils.chapters.dictionaries.claims import apart, judge
 from dm_utils.chapters.dictionaries.experiment import BASELINE
 from dm_utils.chapters.dictionaries.views import prices
@@ -108,26 +108,26 @@ def gaming_sentence(methods: Table) -> str:
 
 
 def rules_sentence(methods: Table) -> str:
-    """How far token rules say when latents are active, and whose latents they say better or worse than TopK's."""
-    by_name = methods.set_index("method")
+    """How far token rules say when latents are active, and at equal L0 whose latents they say better or worse than TopK's."""
+    by_name = methods[methods["equal_l0"]].set_index("method")
     if BASELINE not in by_name.index or pd.isna(by_name.loc[BASELINE, "rules"]):
         return "Token rules have not been tested here."
-    topk = by_name.loc[BASELINE]
-    cases = {name: apart("rules", by_name.loc[name], topk) for name in by_name.index if name != BASELINE}
-    rows = {
-        case: [row for row in methods.itertuples() if row.method in cases and cases[row.method] is case]
+    topk, others = by_name.loc[BASELINE], by_name.drop(index=BASELINE)
+    cases = {name: apart("rules", row, topk) for name, row in others.iterrows()}
+    listed = {
+        case: ", ".join(
+            f"{escape(others.title[name])} ({others.rules[name]:.2f})" for name in cases if cases[name] is case
+        )
         for case in (True, False, None)
     }
-    said = [
-        f"{word}: {', '.join(f'{escape(row.title)} ({row.rules:.2f})' for row in rows[case])}"
-        for case, word in ((True, "Better"), (False, "Worse"))
-        if rows[case]
-    ]
-    said += [f"not told apart from TopK: {titles(rows[None])}"] if rows[None] else []
+    words = {True: "better", False: "worse", None: "not told apart from TopK's"}
+    said = "; ".join(f"{words[case]}: {names}" for case, names in listed.items() if names)
+    told = span(by_name["rules_tested"], ".0f", " %")
     return (
-        f"A rule about tokens tells when a latent of TopK is active with a balanced accuracy of **{Estimate.read(topk, 'rules')}**, where "
-        f"rules dealt to other latents have {Estimate.read(topk, 'rules_dealt')}. {'; '.join(said)}. That a method's latents are no better "
-        f"said by token rules than TopK's: **{verdict(case is not True for case in cases.values() if case is not None)}**."
+        f"A rule about tokens tells when a latent of TopK is active with a balanced accuracy of **{Estimate.read(topk, 'rules')}**; "
+        f"rules dealt to other latents, {Estimate.read(topk, 'rules_dealt')}. At equal L0, latents of other methods are said {said}. Only "
+        f"latents active in enough windows are tested, {told} of those drawn. That a method's latents are no better said by token rules "
+        f"than TopK's: **{verdict(not case for case in cases.values() if case is not None)}**."
     )
 
 
@@ -248,7 +248,7 @@ def sizes_sentence(everywhere: Table, against: Table) -> str:
     return f"Of those that move, {'; '.join(said)}."
 
 
-def lessons(methods: Table, against: Table, everywhere: Table) -> list[str]:
+def lessons(methods: Table, against: Table, everywhere: Table, budgets: Table) -> list[str]:
     """What was learned, as sentences."""
     found = judge(methods)
     holds = int((found["Verdict"] == HOLDS).sum())
@@ -256,4 +256,11 @@ def lessons(methods: Table, against: Table, everywhere: Table) -> list[str]:
     said = f"Of {len(found)} claims of the abstracts, {tested} can be judged here"
     said += f", and of these {how_many(holds, tested)} hold." if tested else "."
     kind = f"{kind_sentence(against)} {sizes_sentence(everywhere, against)}"
-    return [kind, gaming_sentence(methods), winner(methods), afa_sentence(against), tuning_sentence(methods), said]
+    ways = [
+        gaming_sentence(methods),
+        winner(methods),
+        rules_sentence(methods),
+        afa_sentence(against),
+        tuning_sentence(methods),
+    ]
+    return [kind, budget_sentence(budgets), *ways, said]
