@@ -20,6 +20,7 @@ from dm_utils.book.build import execute, kernel_environment
 from dm_utils.world.profiles import load_profile
 
 PROFILES = ["gemma-2-2b", "llama-3.1-8b", "gpt2-small"]
+LOADED = [*PROFILES, "gemma-3-1b"]
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {  # what makes the costly chapters small; their own parameters
     "05_2_saes_on_error": {"d_sae": 64, "k": 2, "learning_rates": [0.004], "n_seeds": 2, "max_steps": 200}
@@ -48,10 +49,10 @@ def world(tmp_path_factory):
     """For each profile a hub that serves its world, with one cache and one store for all chapters."""
     hubs = {}
 
-    def find(profile, near=False):
-        if (profile, near) not in hubs:
-            hubs[profile, near] = checkpoints.serve([profile], near), tmp_path_factory.mktemp(profile)
-        return hubs[profile, near]
+    def find(*profiles, near=False):
+        if (profiles, near) not in hubs:
+            hubs[profiles, near] = checkpoints.serve(profiles, near), tmp_path_factory.mktemp(profiles[0])
+        return hubs[profiles, near]
 
     yield find
     for hub, _ in hubs.values():
@@ -60,7 +61,7 @@ def world(tmp_path_factory):
 
 def run(name, profile, world, monkeypatch, near=False):
     """Execute a chapter through papermill as `dm chapter` does, in a kernel that knows only the local hub."""
-    hub, folder = world(profile, near)
+    hub, folder = world(profile, near=near)
     startup = folder / "ipython/profile_default/startup"
     startup.mkdir(parents=True, exist_ok=True)
     (startup / "00-miniature.py").write_text("import miniature\n\nminiature.shrink()\n")
@@ -108,34 +109,52 @@ def test_a_chapter_runs_and_says_what_it_read(profile, name, world, monkeypatch)
 
 
 LOADERS = """
-import json, sys
+import json, sys, traceback
 import miniature, torch
 from dm_utils import models, saes
 from dm_utils.world.profiles import load_profile
 from dm_utils.engine.study import Study
 
 miniature.shrink()
-given = miniature.parameters(sys.argv[1])
-profile = load_profile(given.pop("profile"), **given)
-study, found = Study(profile), {}
 x = 5 * torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
-for component in profile.releases:
-    ref = study.sae(component=component)
-    row = study.measure([ref]).iloc[0]
-    found[component] = {"ref": ref.__dict__, "commit": ref.commit, "out": saes.reconstruct(study.load_sae(ref), x).tolist()}
-    found[component] |= {"fvu": row.fvu, "l0": row.l0, "rows": len(study.site(ref.layer, component).x)}
-print(json.dumps(found))
+
+def read(name):
+    given = miniature.parameters(name)
+    profile = load_profile(given.pop("profile"), **given)
+    study, found = Study(profile), {}
+    for component in profile.releases:
+        ref = study.sae(component=component)
+        row = study.measure([ref]).iloc[0]
+        found[component] = {"ref": ref.__dict__, "commit": ref.commit, "out": saes.reconstruct(study.load_sae(ref), x).tolist()}
+        found[component] |= {"fvu": row.fvu, "l0": row.l0, "rows": len(study.site(ref.layer, component).x)}
+    return found
+
+for name in sys.argv[1:]:
+    try:
+        print(json.dumps({"name": name, "found": read(name)}))
+    except Exception:
+        print(json.dumps({"name": name, "error": traceback.format_exc()}))
 """
 
 
-@pytest.mark.parametrize("profile", [*PROFILES, "gemma-3-1b"])
-def test_the_real_loaders_read_every_component(profile, world):
-    """Each release's format through SAELens' own loader, against the weights that were served, by Eqs. 1 to 9."""
-    hub, folder = world(profile, near=True)
+@pytest.fixture(scope="session")
+def loaded(world):
+    """What the real loaders read of each profile, or their error, in one process that can reach the hub and nothing else."""
+    hub, folder = world(*LOADED, near=True)
     environment = hub.environment(folder / "hf") | {"DM_STORE": str(folder / "store")}
-    done = subprocess.run([sys.executable, "-c", LOADERS, profile], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", LOADERS, *LOADED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return hub, {line.pop("name"): line for line in lines}
+
+
+@pytest.mark.parametrize("profile", LOADED)
+def test_the_real_loaders_read_every_component(profile, loaded):
+    """Each release's format through SAELens' own loader, against the weights that were served, by Eqs. 1 to 9."""
+    hub, read = loaded
+    assert "error" not in read[profile], read[profile]["error"]
+    found = read[profile]["found"]
     assert set(found) == {"resid", "mlp", "att"}
     x = 5 * torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
     for component, one in found.items():

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-import dm_utils as dm
 from dm_utils.book.parameters import assigned_literals
 from dm_utils.chapters.s05_2_saes_on_error import runs as error_sae_runs
 from dm_utils.chapters.s05_2_saes_on_error import shipped as error_sae_shipped
@@ -346,9 +345,7 @@ def test_a_rate_that_explodes_is_named():
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory):
-    root = tmp_path_factory.mktemp("store")
-    study = Study(dm.load_profile("lab", n_contexts=24, n_bootstrap=200), Store(root))
+def experiment(study, tmp_path_factory):
     plan = TrainingPlan(
         d_sae=64,
         k=4,
@@ -361,7 +358,9 @@ def experiment(tmp_path_factory):
         warm_up=5,
         cool_down=10,
     )
-    return ErrorSaeStudy(study, study.sae(width=512), plan, train_contexts=24, shipped=Store(root / "shipped"))
+    return ErrorSaeStudy(
+        study, study.sae(width=512), plan, train_contexts=24, shipped=Store(tmp_path_factory.mktemp("shipped"))
+    )
 
 
 def test_training_text_and_reported_text_share_no_token_position(experiment):
