@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -200,6 +201,17 @@ def described(path: Path, fault: Fault) -> str:
     return f"{path}:{fault.line}  {before}  ->  {after}"
 
 
+def unplaced(fault: str) -> str:
+    """A described fault without its line, which any edit above it moves."""
+    return re.sub(r":\d+  ", "  ", fault, count=1)
+
+
+def reported(report: Path, beginning: str = "") -> set[str]:
+    """The faults of a report, or those whose line begins so."""
+    rows = (row for row in report.read_text().splitlines() if row.startswith(beginning))
+    return {unplaced(row[len(SURVIVED) + 1 :]) for row in rows}
+
+
 def examine(
     package: Path, path: Path, files: list[Path], n: int, seed: int, may: Callable[[str], bool], budget: float
 ) -> tuple[int, int]:
@@ -248,12 +260,12 @@ def main(
     for path in paths:
         if not (SOURCE / path).is_file():
             raise typer.BadParameter(f"there is no {path} in src/{PACKAGE}", param_hint="MODULES")
-    old = {row[9:] for row in new.read_text().splitlines()} if new else set[str]()
-    failed = {row[9:] for row in again.read_text().splitlines() if row.startswith(SURVIVED)} if again else None
+    old = reported(new) if new else set[str]()
+    failed = reported(again, SURVIVED) if again else None
 
     def may(fault: str) -> bool:
-        right = line is None or f":{line}  " in fault
-        return right and fault not in old and (failed is None or fault in failed)
+        right, text = line is None or f":{line}  " in fault, unplaced(fault)
+        return right and text not in old and (failed is None or text in failed)
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: forks and threads do not mix
     for missing in [path for path in tests or [] if not path.exists()]:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dm_utils.base.errors import ROOM, ParameterError, check_range, require, shown
+from dm_utils.base.errors import ROOM, ParameterError, check_range, did_you_mean, require, shown
 
 
 @pytest.mark.parametrize("value", [2, 5, 10])
@@ -40,5 +40,7 @@ def test_an_unknown_name_is_answered_with_all_and_with_the_nearest() -> None:
     with pytest.raises(ParameterError) as caught:
         require("reside", iter(["mlp", "resid", "attn"]), "component")
     assert str(caught.value) == "unknown component 'reside'; allowed: mlp, resid, attn. Did you mean 'resid'?"
+    assert did_you_mean("res", ["mlp", "resid"]) == " Did you mean 'resid'?"  # three letters of five are near
+    assert did_you_mean("r", ["mlp", "resid"]) == ""  # one is not
     with pytest.raises(ParameterError, match=r"allowed: mlp\.$"):
         require("zzz", ["mlp"], "component")

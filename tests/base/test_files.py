@@ -64,6 +64,20 @@ def test_a_temporary_file_names_its_owner_and_is_hidden_beside_its_path(tmp_path
     assert not files.is_abandoned(Path(name)), "its process runs"
 
 
+@pytest.mark.parametrize("node", ["my~host", "my-host"])
+def test_what_a_dead_process_of_this_machine_left_is_abandoned_at_once(tmp_path: Path, monkeypatch, node: str) -> None:
+    """Whatever the machine is called: its own files are not given the day that another's have."""
+    monkeypatch.setattr(platform, "node", lambda: node)
+    handle, name = files.temporary_beside(tmp_path / "x.json")
+    os.close(handle)
+
+    def gone(number: int) -> None:
+        raise psutil.NoSuchProcess(number)
+
+    monkeypatch.setattr(psutil, "Process", gone)
+    assert files.is_abandoned(Path(name))
+
+
 def test_a_tilde_in_the_name_of_the_machine_does_not_hide_the_owner(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(platform, "node", lambda: "my~host")
     handle, name = files.temporary_beside(tmp_path / "x.json")

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from figures import figures
 
 from dm_utils.chapters.s06_1_pursuit import findings
 
@@ -66,3 +67,58 @@ def test_learned_directions_are_needed_where_random_ones_leave_more_with_interva
 def test_the_sentence_on_random_dictionaries_says_how_much_learning_takes_off():
     words = findings.learned(controls((0.29, 0.31), (0.09, 0.11)))
     assert "70 % of the variance" in words and "3.0 times the FVU" in words and "take off 67 %" in words
+
+
+def measured(**metrics: list[float]) -> pd.DataFrame:
+    """Two SAEs, each metric with an interval of ± 0.01."""
+    found = pd.DataFrame(metrics).assign(sae_id=["a", "b"])
+    ends = {f"{k}{end}": found[k] + sign * 0.01 for k in metrics for end, sign in (("_low", -1), ("_high", 1))}
+    return found.assign(**ends)
+
+
+CHANGED = measured(
+    fvu_drop=[0.04, 0.02],
+    fvu_drop_relative=[0.2, 0.1],
+    fvu_nonlinear_drop_relative=[0.03, -0.02],
+    linear_drop_share=[0.9, 0.7],
+)
+BEST = measured(fvu_drop=[0.03, 0.005], fvu_drop_relative=[0.15, 0.05], fvu_nonlinear_drop_relative=[0.01, 0.02])
+OWN = pd.DataFrame({"norm_ratio": [0.9, 0.92]})
+PURSUED = pd.DataFrame({"norm_ratio": [0.95, 0.97], "shared_support": [0.6, 0.8]})
+BOTH = pd.concat([controls((0.29, 0.31), (0.09, 0.11)), controls((0.5, 0.7), (0.1, 0.14)).assign(d_sae=1024)])
+
+
+def test_each_claim_says_what_was_found():
+    found = findings.statements(CHANGED, BEST, OWN, PURSUED)
+    assert [figures(words) for words in found["This run"]] == [
+        "10 20 %",
+        "2.0 4.0",
+        "10 20 %",
+        "-3 +2 %",
+        "70 90 % 25 75 % 0.910 0.960",
+    ]
+    assert found["Verdict"].tolist() == ["holds", "partly", "differs", "holds", "holds"]
+
+
+def test_the_readers_table_sets_best_weights_beside_pursuit():
+    row = findings.drops(CHANGED, BEST, PURSUED["shared_support"]).iloc[0]
+    assert [figures(words) for words in row[1:]] == [
+        "-15.0 % -16.0 -14.0",
+        "-1.0 % -2.0 -0.0",
+        "-20.0 % -21.0 -19.0",
+        "-3.0 % -4.0 -2.0",
+        "90 %",
+        "60 %",
+    ]
+
+
+def test_the_lessons_and_the_controls_have_their_figures():
+    said = findings.lessons(CHANGED, BEST, PURSUED, BOTH)
+    assert [figures(words) for words in said] == [
+        "-20 -10 % -3 +2 % holds 2.0 4.0 3 5",
+        "5 15 % 60 80 %",
+        "holds 3.0 5.0",
+    ]
+    assert "at some widths most of what pursuit gains" in said[1]
+    assert figures(findings.learned(BOTH)) == "40 70 % 3.0 5.0 88 90 % 67 80 % holds"
+    assert figures(findings.atoms_per_dimension(0.125, 0.02)) == "0.125 0.020 6.2"

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+from figures import figures
 
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
 from dm_utils.chapters.s04_3_dark_matter import findings
@@ -98,3 +99,51 @@ def test_most_of_the_nonlinear_error_is_tokens_only_if_more_than_half_is_with_it
     assert "Less than half of NonlinearError is" in findings.beyond_tokens(predicted(0.489))
     assert "About half of NonlinearError is" in findings.beyond_tokens(predicted(0.491))
     assert "Most of NonlinearError is" in findings.beyond_tokens(predicted(0.511))
+
+
+def told_apart():
+    """One L0 whose every number is its own, and whose constant is not identified."""
+    found = fit(change=-0.05, gap=0.02, lead=-0.01)
+    found.fvu.note, found.fvu.leave_one_out = "three parameters", np.array([0.3, np.nan])
+    found.gap = lambda falling=False: around(0.04 if falling else 0.02)
+    return found
+
+
+def test_every_column_of_the_tables_has_its_number():
+    row = findings.trends({8.0: told_apart()}).iloc[0]
+    assert [figures(words) for words in row] == [
+        *("8", "0.100 0.099 0.101", "-5.0 % -5.1 -4.9", "-10.0 % -10.1 -9.9", "")
+    ]
+    row = findings.constants({8.0: told_apart(), 16.0: fit()})
+    assert [figures(words) for words in row.iloc[0]] == [
+        *(
+            "8",
+            "0.100 0.099 0.101",
+            "0.500 0.499 0.501",
+            "",
+            "0.100 0.099 0.101",
+            "0.020 0.019 0.021",
+            "0.040 0.039 0.041",
+            "",
+        )
+    ]
+    assert row.iloc[:, 3].tolist() == ["too few SAEs", "0.100 to 0.200"]
+    assert row["The constant"].tolist() == ["not identified", "identified"]
+
+
+def test_each_claim_says_what_was_found_at_each_l0():
+    found = findings.claims({8.0: told_apart(), 16.0: fit()}, suite()).iloc[:, 1]
+    assert figures(found[0]) == "-5.0 % -5.1 -4.9 8 +0.0 % -0.1 +0.1 16"
+    assert figures(found[2]) == "0.020 0.019 0.021 8 0.020 0.019 0.021 16"
+    assert figures(found[3]) == "-0.0100 -0.0110 -0.0090 8 +0.0100 +0.0090 +0.0110 16"
+
+
+def test_the_list_of_what_was_learned_has_both_ends_of_the_widths():
+    measured = pd.DataFrame(
+        {"d_sae": [512, 8192], "fvu": [0.2, 0.1], "fvu_nonlinear": [0.1, 0.08], "dead_fraction": [0.015, 0.25]}
+    ).assign(sae_id="one")
+    fits = {8.0: told_apart()}
+    said = findings.learned(fits[8.0], measured, findings.claims(fits, suite()), 8.0, 128).splitlines()
+    assert figures(said[0][2:]) == "0 8 512 8,192 4 64 0.200 0.100 0.100 0.080 50 80 %"
+    assert figures(said[-1][2:]) == "1.5 % 25.0 %"
+    assert figures(said[-2][2:]) == "0 8 0.100 0.099 0.101" and said[-2].endswith("three parameters.")

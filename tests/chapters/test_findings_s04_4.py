@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from figures import figures
 
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
 from dm_utils.chapters.s04_4_per_token import findings
@@ -51,3 +52,28 @@ def test_sentences_read_the_pairs():
     assert "1: 0.80 to 0.80, 2: 0.60 (intervals of ±0.010 or less)" in said
     assert "costs 0.050 to 0.100" in said
     assert "from width 1,024" in findings.learned(pairs(), around(0.5))
+
+
+def uneven():
+    """Three pairs whose numbers, intervals and slopes all differ."""
+    table = pd.DataFrame({"small": [512, 512, 1024], "large": [1024, 2048, 2048], "r2": [0.82, 0.61, 0.74]})
+    return table.assign(r2_low=[0.8, 0.6, 0.73], r2_high=[0.85, 0.65, 0.75], slope=[0.91, 0.83, 0.88], site="resid")
+
+
+def test_each_sentence_has_its_own_figures():
+    scalar = uneven().assign(r2=[0.8, 0.6, 0.69], slope=[0.95, 0.85, 0.9])
+    assert figures(findings.by_distance(uneven(), scalar)) == "2 1 0.74 0.82 2 0.61 0.040 0.010 0.050 13 0.85 0.95"
+    assert (
+        figures(findings.learned(uneven(), around(0.5)))
+        == ("512 2,048 2 0.61 0.82 2 0.740 0.730 0.750 1,024 0.500 0.490 0.510 ").strip()
+    )
+
+
+def test_each_claim_says_what_it_judged():
+    found = findings.claims(uneven(), around(0.8), around(0.9), "the ends")["This run"]
+    assert [figures(words) for words in found] == [
+        "0.610 0.820 0.040",
+        "1 1",
+        "0.800 0.790 0.810",
+        "0.900 0.890 0.910",
+    ]
