@@ -3,6 +3,7 @@ PYTHON ?= python3
 PROFILE ?= lab
 CHAPTERS ?= notebooks
 JOBS ?= $(if $(filter lab,$(PROFILE)),2,1)
+WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 # The CUDA libraries that a resolver adds on Linux: whoever has a GPU gets them with torch, nobody else needs them.
@@ -37,11 +38,11 @@ jupyter: $(READY)  ## Open the chapters in JupyterLab, on this environment's ker
 chapter: $(READY)  ## Run one chapter: make chapter NB=04_2_error_vectors PROFILE=lab ARGS="-p layer 2"
 	$(BIN)/dm chapter $(NB) --profile $(PROFILE) $(ARGS)
 
-test: $(READY)  ## Check style and types, run the tests
+test: $(READY)  ## Check style and types, run the tests in WORKERS=2 processes of one thread each
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -ra $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --numprocesses $(WORKERS) $(ARGS)
 
 test-slow: $(READY)  ## Run the tests that take minutes each: chapters in a real JupyterLab
 	$(BIN)/python -m pytest -ra -m slow $(ARGS)
@@ -56,7 +57,7 @@ mutate: $(READY)  ## Plant faults in a module and see whether its tests notice: 
 	$(BIN)/python tests/mutate.py $(MODULE) $(ARGS)
 
 coverage: $(READY)  ## Print the lines and branches that no test runs, by package: a map, not a target
-	$(BIN)/python -m pytest --cov --cov-report= $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report= --numprocesses $(WORKERS) $(ARGS)
 	$(BIN)/python tests/coverage_by_package.py
 
 audit:  ## Look the locked versions up among the known vulnerabilities

@@ -1,5 +1,6 @@
 """What many tests need, once per session: a small study of the lab, and a browser."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -19,10 +20,12 @@ settings.load_profile("book")
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory):
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """The lab on 24 contexts with a store of its own. Tests read it; one that needs other sizes, or breaks things, makes its own."""
     profile = load_profile("lab", n_contexts=24, n_bootstrap=200)
-    return Study(profile, Store(tmp_path_factory.mktemp("store")))
+    base = tmp_path_factory.getbasetemp()
+    run = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base  # workers share what one of them has computed
+    return Study(profile, Store(run / "study"))
 
 
 @pytest.fixture

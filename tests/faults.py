@@ -1,6 +1,7 @@
 """Faults that can be planted in a module, each a change of one place: what `tests/mutate.py` plants.
 
-What cannot change a number, a key, a check or a verdict is left alone: annotations, docstrings, the words of errors, logs and bars.
+What cannot change a number, a key, a check or a verdict is left alone: annotations, docstrings, the words of errors, logs and bars,
+and whether a zip of equally many things is strict.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ SWAPS: dict[type, tuple[type, ...]] = {
 }  # fmt: skip
 TOLERANCE = 0.01  # a smaller constant is a tolerance: it grows by so much that it lets something through
 CONVERSIONS = {"int", "float", "str", "bool", "list", "tuple", "set", "dict", "iter", "frozenset", "cast", "repr"}
+SYMMETRIC = {"min", "max"}  # of two arguments: their order is no matter
+TYPES = {"Callable", "Float", "Int", "Bool", "dict", "list", "tuple", "set"}  # in their brackets stand types
 SILENT = {"tqdm", "log", "warnings", "echo"}  # calls that say something to the user alone
 
 
@@ -56,8 +59,11 @@ def plant(source: str, fault: Fault) -> str:
 def _mutable(node: ast.AST) -> Iterator[Any]:
     """The nodes below one that may change: not its annotations, nor what only words an error or a message."""
     silent = isinstance(node, ast.Call) and bool(SILENT & set(ast.unparse(node.func).split(".")))
+    typed = isinstance(node, ast.Subscript) and ast.unparse(node.value) in TYPES
+    strict = isinstance(node, ast.keyword) and node.arg == "strict"
     for name, field in ast.iter_fields(node):
         unseen = name in ("annotation", "returns", "decorator_list") or isinstance(node, ast.Raise) or name == "msg"
+        unseen = unseen or strict or (typed and name == "slice")
         for child in field if isinstance(field, list) else [field]:
             if isinstance(child, ast.AST) and not unseen and not (silent and name != "args"):
                 yield child
@@ -79,7 +85,9 @@ def _changes(node: Any) -> Iterator[ast.AST]:
             yield _with(node, test=ast.UnaryOp(ast.Not(), test))
         case ast.comprehension(ifs=[_, *_]):
             pass  # a comprehension has no line of its own: its comparisons change by themselves
-        case ast.Raise() | ast.Expr(value=ast.Call()) if not isinstance(node, ast.Expr) or _speaks(node.value):
+        case ast.Raise():
+            yield ast.copy_location(ast.Pass(), node)
+        case ast.Expr(value=ast.Call() as call) if _speaks(call):
             yield ast.copy_location(ast.Pass(), node)
         case ast.Dict(keys=[_, *_]):
             for at in range(len(node.keys)):
@@ -96,11 +104,15 @@ def _calls(call: ast.Call) -> Iterator[ast.AST]:
     """A call with two arguments swapped, without one of its keywords, or with its argument in its place."""
     if not _speaks(call):
         return
-    if len(call.args) > 1 and not any(isinstance(each, ast.Starred) for each in call.args[:2]):
-        yield _with(call, args=[call.args[1], call.args[0], *call.args[2:]])
-    for at in range(len(call.keywords)):
-        yield _with(call, keywords=_without(call.keywords, at))
     name = ast.unparse(call.func).split(".")[-1]
+    if (
+        len(call.args) > 1
+        and name not in SYMMETRIC
+        and not any(isinstance(each, ast.Starred) for each in call.args[:2])
+    ):
+        yield _with(call, args=[call.args[1], call.args[0], *call.args[2:]])
+    for at in [at for at, keyword in enumerate(call.keywords) if keyword.arg != "strict"]:
+        yield _with(call, keywords=_without(call.keywords, at))
     if len(call.args) == 1 and not call.keywords and name not in CONVERSIONS and name[0].islower():
         yield call.args[0]
 

@@ -35,7 +35,8 @@ LIBRARIES = (
     *("coverage", "torch", "pandas", "altair", "sae_lens", "transformer_lens", "scipy.stats", "sklearn.linear_model"),
     *("playwright.sync_api", "hypothesis.strategies", "anyio.pytest_plugin", "jaxtyping"),
 )
-OPTIONS = ["-x", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:random_order", "-p", "no:xdist"]
+OPTIONS = ["-x", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:random_order", "-n0"]
+SURVIVED = "SURVIVED"
 Reached = dict[str, tuple[float, list[int]]]  # of each test: its seconds, and the lines of the module that it runs
 
 
@@ -172,9 +173,12 @@ def noticed(module: Path, source: str, fault: Fault, names: list[str], limit: fl
     files = list(dict.fromkeys(str(ROOT / name.split("::")[0]) for name in names))
     module.write_text(plant(source, fault))
     try:
-        return forked(lambda: int(pytest.main([*OPTIONS, *files], plugins=[Choose(names)])), limit) != 0
+        code = forked(lambda: int(pytest.main([*OPTIONS, *files], plugins=[Choose(names)])), limit)
     finally:
         module.write_text(source)
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED:
+        raise RuntimeError(f"the tests of line {fault.line} are not there any more: run it again")
+    return code != 0
 
 
 def copied(folder: Path) -> Path:
@@ -187,15 +191,26 @@ def copied(folder: Path) -> Path:
     return folder / PACKAGE
 
 
+def described(path: Path, fault: Fault) -> str:
+    """A fault on one line, as a report has it: of long texts, where they part."""
+    texts = [" ".join(text.split()) for text in (fault.before, fault.after)]
+    apart = next((at for at, (one, other) in enumerate(zip(*texts, strict=False)) if one != other), 0)
+    start = max(0, apart - 50) if len(texts[0]) > 110 else 0
+    before, after = (text[start : start + 110] for text in texts)
+    return f"{path}:{fault.line}  {before}  ->  {after}"
+
+
 def examine(
-    package: Path, path: Path, files: list[Path], n: int, seed: int, line: int | None, budget: float
+    package: Path, path: Path, files: list[Path], n: int, seed: int, may: Callable[[str], bool], budget: float
 ) -> tuple[int, int]:
-    """Plant a module's faults and print what became of each; how many there were and how many were noticed."""
+    """Plant a module's faults, of those that may be drawn, and print what became of each; how many, and how many were noticed."""
+    module, source = package / path, (SOURCE / path).read_text()
+    found = [fault for fault in faults(source) if may(described(path, fault))]
+    drawn = random.Random(seed).sample(found, min(n, len(found)))
+    if not drawn:
+        return 0, 0
     if not files:
         raise RuntimeError("no test imports it; name some with --tests")
-    module, source = package / path, (SOURCE / path).read_text()
-    found = [fault for fault in faults(source) if line in (None, fault.line)]
-    drawn = random.Random(seed).sample(found, min(n, len(found)))
     started = time.monotonic()
     reached = reach(module, files, limit=1200)
     typer.echo(
@@ -208,8 +223,7 @@ def examine(
         names = chosen(fault, reached, budget)
         known = noticed(module, source, fault, names, 60 + 5 * sum(reached[name][0] for name in names))
         count += known
-        before, after = (text.splitlines()[0][:110] for text in (fault.before, fault.after))
-        typer.echo(f"{'noticed ' if known else 'SURVIVED'} {path}:{fault.line}  {before}  ->  {after}")
+        typer.echo(f"{'noticed ' if known else SURVIVED} {described(path, fault)}")
     typer.echo(
         f"{path}: {count} of {len(drawn)} noticed, {(time.monotonic() - started) / max(1, len(drawn)):.1f} s each"
     )
@@ -222,6 +236,8 @@ def main(
     n: Annotated[int, typer.Option(min=1, help="How many faults of each module, drawn at random.")] = 20,
     seed: Annotated[int, typer.Option(help="Which ones are drawn.")] = 0,
     line: Annotated[int | None, typer.Option(help="Only the faults of this line.")] = None,
+    again: Annotated[Path | None, typer.Option(exists=True, help="Only those that survived in this report.")] = None,
+    new: Annotated[Path | None, typer.Option(exists=True, help="Only those that this report does not name.")] = None,
     wide: Annotated[
         bool, typer.Option(help="All tests that import a module or what imports it, on every floor.")
     ] = False,
@@ -232,6 +248,13 @@ def main(
     for path in paths:
         if not (SOURCE / path).is_file():
             raise typer.BadParameter(f"there is no {path} in src/{PACKAGE}", param_hint="MODULES")
+    old = {row[9:] for row in new.read_text().splitlines()} if new else set[str]()
+    failed = {row[9:] for row in again.read_text().splitlines() if row.startswith(SURVIVED)} if again else None
+
+    def may(fault: str) -> bool:
+        right = line is None or f":{line}  " in fault
+        return right and fault not in old and (failed is None or fault in failed)
+
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: forks and threads do not mix
     for missing in [path for path in tests or [] if not path.exists()]:
         raise typer.BadParameter(f"there is no {missing}", param_hint="--tests")
@@ -243,7 +266,7 @@ def main(
         planted = known = 0
         for path in paths:
             try:
-                drawn, count = examine(package, path, tests or concerned(path, wide), n, seed, line, budget)
+                drawn, count = examine(package, path, tests or concerned(path, wide), n, seed, may, budget)
             except RuntimeError as error:
                 typer.echo(f"{path}: {error}", err=True)
                 continue

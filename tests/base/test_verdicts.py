@@ -52,3 +52,10 @@ def test_intervals_that_overlap_cannot_be_ordered():
     assert higher(between(0.4, 0.59), between(0.6, 0.7)) is False
     assert higher(between(0.5, 0.6), between(0.6, 0.7)) is None
     assert higher(UNDEFINED, between(0.6, 0.7)) is None
+
+
+def test_an_interval_that_touches_an_end_of_the_range_or_another_cannot_tell():
+    """What touches is neither inside nor outside, neither above nor below."""
+    assert within(between(0.5, 0.7), 0.7, 0.95) is None and within(between(0.95, 0.99), 0.7, 0.95) is None
+    assert higher(between(0.6, 0.7), between(0.5, 0.6)) is None
+    assert above(between(0.5, 0.5), 0.5) is None

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from demo import ROOT
+from demo import ROOT, make_checkout
 from papermill.translators import PythonTranslator
+from typer.testing import CliRunner
 
 from dm_utils.base.errors import ROOM, LoadError, ParameterError, shown
 from dm_utils.book.chapter import Chapter
+from dm_utils.book.cli import app
 from dm_utils.book.parameters import FIELDS, Takes, assignments, read, takes
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -248,11 +250,16 @@ END_TO_END = [
 
 
 @pytest.mark.parametrize(("words", "message"), END_TO_END)
-def test_the_command_refuses_and_writes_nothing(words, message, tmp_path: Path):
-    before = sorted(path.name for path in (ROOT / "_build").glob("runs/*/*"))
-    words = [word.replace("{0}", str(tmp_path)) for word in words]
-    command = [sys.executable, "-m", "dm_utils.book.cli", "chapter", "03_notation", *words]
+def test_the_command_refuses_and_writes_nothing(words, message, tmp_path: Path, monkeypatch):
+    layout = make_checkout(tmp_path / "checkout", ROOT / "notebooks/03_notation.ipynb")
+    monkeypatch.chdir(layout.root)
+    before = sorted(tmp_path.rglob("*"))
+    done = CliRunner().invoke(app, ["chapter", "demo", *(word.replace("{0}", str(tmp_path)) for word in words)])
+    assert done.exit_code and message in done.output and isinstance(done.exception, SystemExit)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_command_says_so_in_one_line_and_no_traceback():
+    command = [sys.executable, "-m", "dm_utils.book.cli", "chapter", "03_notation", "-p", "layer", "[1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
-    assert not list(tmp_path.iterdir())
-    assert sorted(path.name for path in (ROOT / "_build").glob("runs/*/*")) == before
+    assert done.returncode and "layer = '[1'" in done.stderr and "Traceback" not in done.stderr

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tokens import N, generator, random_split
 
 from dm_utils.chapters.A_more_predictions.baselines import (
     Comparison,
@@ -15,18 +16,11 @@ from dm_utils.chapters.A_more_predictions.baselines import (
 from dm_utils.engine.part_trends import trend
 from dm_utils.engine.token_loss import cross_entropy
 from dm_utils.maths.regression import r2_of_prediction
-from dm_utils.maths.resampling import Split
-
-N, CONTEXTS = 4000, 40
 
 
 @pytest.fixture
 def split():
-    return Split.random(torch.arange(N) * CONTEXTS // N, seed=1)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return random_split()
 
 
 def test_grouped_prediction_equals_least_squares_with_one_indicator_per_group(split):

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from figures import figures
 
 import dm_utils as dm
 from dm_utils.chapters.costs import charts, experiment, findings
@@ -106,3 +107,17 @@ def test_benchmark_rows_are_those_of_the_files(tmp_path):
     shown = findings.benchmark_table(experiment.benchmark_rows(tmp_path))
     assert shown["encode of"].tolist() == ["lab", "large"] and shown["L0"].tolist() == [3.9, 59.4]
     assert shown["machine"].tolist() == ["A, 1 thread", "B, 2 threads"]
+
+
+def test_the_widest_and_narrowest_question_are_named():
+    table = pd.DataFrame({"sae_id": list("abc"), "ratio": [1.5, 1.25, 2.5], "candidates": [40.0, 10, 30]})
+    table = table.assign(d_sae=[100, 100, 200], share=[0.5, 0.75, 0.25])
+    assert figures(findings.question_sentence(table, 6)) == "6 1.25 b 2.50 c 40.0 % 0.75"
+    assert "half can be certified" in findings.question_sentence(table, 6)
+
+
+def test_every_column_of_the_benchmark_is_named():
+    rows = pd.DataFrame({"case": ["lab"], "released/": 3.5, "float32/": 2.5, "/product": 1.5, "ties": 0, "threads": 1})
+    shown = findings.benchmark_table(rows.assign(device="A"))
+    assert shown.iloc[0].tolist() == ["lab", 3.5, 2.5, 1.5, 0, "A, 1 thread"]
+    assert not set(shown.columns) & set(rows.columns) - {"ties"}

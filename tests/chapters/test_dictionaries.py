@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from dm_utils.base.errors import LoadError, ParameterError
-from dm_utils.base.verdicts import DIFFERS, HOLDS, UNTESTABLE
+from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
 from dm_utils.base.words import escape
-from dm_utils.chapters.dictionaries import charts, experiment, findings, results, views
-from dm_utils.chapters.dictionaries.findings import Claim
+from dm_utils.chapters.dictionaries import charts, claims, experiment, findings, results, views
+from dm_utils.chapters.dictionaries.claims import Claim
 from dm_utils.chapters.dictionaries.runs import Run, order
 from dm_utils.dictionaries.methods import METHODS
 from dm_utils.lab import tables
@@ -21,7 +21,14 @@ NOISE = 0.01
 def run(method="topk", l0=16, seed=0, fvu=0.2, nonlinear=0.1, **other):
     """One row as training writes it, every other metric 0.5 with the same relative interval."""
     row = {"title": METHODS[method].title, "method": method, "d_sae": 512, "l0_wanted": l0, "seed": seed, "layer": 4}
-    row |= {"tokens": 1000, "train_seconds": 2.0, "encode_flops": 8.0, "l0": float(l0), "dead_fraction": 0.0}
+    row |= {
+        "tokens": 1000,
+        "train_seconds": 2.0,
+        "rules_tested": 1.0,
+        "encode_flops": 8.0,
+        "l0": float(l0),
+        "dead_fraction": 0.0,
+    }
     values = dict.fromkeys(experiment.METRICS, 0.5) | {"fvu": fvu, "fvu_nonlinear": nonlinear} | other
     for name, value in values.items():
         if name in experiment.METRICS:
@@ -120,28 +127,28 @@ def test_the_sentence_names_who_leaves_less_and_who_more() -> None:
 @pytest.mark.parametrize(("fvu", "verdict"), [(0.16 * 0.97, HOLDS), (0.16 * 0.985, UNTESTABLE), (0.16 * 1.05, DIFFERS)])
 def test_a_claim_is_judged_by_intervals_that_are_apart(fvu, verdict) -> None:
     found = methods_of(*repeated("abstopk", fvu=fvu, spread=0.001))
-    assert findings.judged(Claim("abstopk", "better", "fvu"), found) == verdict
+    assert claims.judged(Claim("abstopk", "better", "fvu"), found) == verdict
 
 
 @pytest.mark.parametrize("seeds", [repeated("abstopk", fvu=0.152, spread=0.06), [run("abstopk", fvu=0.14)]])
 def test_a_claim_needs_seeds_that_are_apart(seeds) -> None:
-    assert findings.judged(Claim("abstopk", "better", "fvu"), methods_of(*seeds)) == UNTESTABLE
+    assert claims.judged(Claim("abstopk", "better", "fvu"), methods_of(*seeds)) == UNTESTABLE
 
 
 def test_a_claim_at_another_l0_is_untestable_and_the_method_is_named() -> None:
     found = methods_of(*[r | {"l0": 20.0} for r in repeated("top_afa_own", fvu=0.1)])
-    assert findings.judged(Claim("top_afa_own", "better", "fvu"), found) == UNTESTABLE
+    assert claims.judged(Claim("top_afa_own", "better", "fvu"), found) == UNTESTABLE
     assert f"{escape('top-AFA at its own L0')}, L0 20.0: the norm" in findings.l0_sentence(found)
     assert "Every method" in findings.l0_sentence(methods_of())
 
 
 def test_dead_latents_are_judged_by_seeds_alone() -> None:
     found = methods_of(*[r | {"dead_fraction": 0.1 + 0.01 * s} for s, r in enumerate(repeated("abstopk"))])
-    assert findings.judged(Claim("abstopk", "more dead", "dead_fraction", more=True), found) == HOLDS
+    assert claims.judged(Claim("abstopk", "more dead", "dead_fraction", more=True), found) == HOLDS
 
 
 def test_a_claim_about_a_method_that_did_not_run_is_untestable() -> None:
-    assert set(findings.claims(methods_of())["Verdict"]) == {UNTESTABLE}
+    assert set(claims.judge(methods_of())["Verdict"]) == {UNTESTABLE}
 
 
 def test_a_larger_error_that_is_more_linear_is_called_gaming() -> None:
@@ -250,6 +257,50 @@ def test_what_is_written_is_read_and_damage_is_named(tmp_path) -> None:
         results.read(file)
 
 
+def rules_of(*means, spread=0.001):
+    """TopK, whose latents rules say with 0.7, and others by name and accuracy."""
+    return methods_of(*(r for name, mean in means for r in repeated(name, rules=mean, spread=spread)))
+
+
+def test_token_rules_are_held_against_topks_and_against_rules_dealt_to_others() -> None:
+    found = findings.rules_sentence(rules_of(("abstopk", 0.6), ("gated", 0.4), ("jumprelu", 0.501)))
+    assert "said better: AbsTopK (0.60); worse: Gated (0.40); not told apart from TopK's: JumpReLU (0.50)" in found
+    assert "100 % of those drawn" in found
+    assert found.endswith(f"**{PARTLY}**.")
+    assert "have not been tested" in findings.rules_sentence(methods_of().assign(rules=np.nan))
+
+
+def both_budgets(short, long):
+    """AbsTopK's ratio at both budgets, each relative interval `NOISE`."""
+    usual = pd.DataFrame([*table().to_dict("records"), run("abstopk", fvu=0.12, nonlinear=short * LEVEL)])
+    longer = pd.DataFrame([*table().to_dict("records"), run("abstopk", fvu=0.12, nonlinear=long * LEVEL)])
+    return experiment.budgets(usual, longer.assign(tokens=4000))
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "verdict"),
+    [
+        (0.8, 0.85, HOLDS),
+        (1.0, 1.0, HOLDS),
+        (1.2, 1.3, HOLDS),
+        (0.8, 1.0, DIFFERS),
+        (0.8, 1.2, DIFFERS),
+        (0.8, 0.95, UNTESTABLE),
+    ],
+)
+def test_a_budget_matters_where_a_method_changes_its_side_of_the_curve(short, long, verdict) -> None:
+    said = findings.budget_sentence(both_budgets(short, long))
+    assert said.startswith("With 4,000 tokens in the place of 1,000") and said.endswith(f"**{verdict}**.")
+    assert ("AbsTopK (0.80 →" in said) is (verdict == DIFFERS)
+    assert ("across a limit at one budget: AbsTopK" in said) is (verdict == UNTESTABLE)
+
+
+def test_what_ran_at_one_budget_alone_is_no_comparison() -> None:
+    usual, longer = table(run("abstopk", fvu=0.12, nonlinear=LEVEL)), table()
+    assert not len(experiment.budgets(usual, longer))
+    assert UNTESTABLE in findings.budget_sentence(experiment.budgets(usual, longer))
+
+
 def test_what_matters_most_is_trained_first() -> None:
     found = order(["topk", "itda"], [64, 32], [16, 8], 2)
     assert found[:2] == [Run("topk", 64, 16, 0), Run("itda", 64, 16, 0)]
@@ -265,20 +316,28 @@ def test_a_method_that_sets_its_l0_runs_once_and_topk_reaches_there() -> None:
     assert Run("topk", 512, 128, 0) in found
 
 
+def test_topk_has_a_curve_over_l0_at_every_width() -> None:
+    found = order(["topk", "itda"], [512, 1024], [4, 8], 1)
+    for width in (512, 1024):
+        assert {run.l0 for run in found if run.method == "topk" and run.d_sae == width} == {1, 2, 4, 8, 16}
+
+
 def test_the_shipped_table_is_one_that_the_chapter_can_say() -> None:
     shipped, about = results.read()
     rows = experiment.select(shipped)
     methods, beside = experiment.summary(rows), experiment.against_curve(rows)
     everywhere = experiment.sizes(shipped)
+    budgets = experiment.budgets(shipped, results.read_longer()[0])
     assert set(shipped["method"]) <= set(METHODS)
     assert shipped["fvu_nonlinear"].le(shipped["fvu"] + 1e-9).all()
     assert f"{len(shipped)} of {about['wanted']} runs" in views.what_ran(shipped, about)
-    assert all(isinstance(line, str) and line for line in findings.lessons(methods, beside, everywhere))
+    assert all(isinstance(line, str) and line for line in findings.lessons(methods, beside, everywhere, budgets))
     for chart in (
         charts.kind_and_size(methods, experiment.curve(rows), rows),
         charts.beside_topk(beside, experiment.ratios(rows)),
         charts.by_method(methods, rows),
         charts.price(methods),
+        charts.budget(budgets),
     ):
         assert chart.to_dict()
 

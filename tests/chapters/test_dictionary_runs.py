@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from dm_utils.chapters.dictionaries import gradients, measure, rates
+from dm_utils.chapters.dictionaries import gradients, measure, rates, results, rules
 from dm_utils.chapters.dictionaries.runs import Run, Workshop
+from dm_utils.chapters.dictionaries.train import main
 from dm_utils.dictionaries.methods import METHODS
 from dm_utils.dictionaries.training import Plan
 from dm_utils.engine.splice import Spliced
+from dm_utils.engine.text_windows import WindowPlan
 from dm_utils.lab import activations, weights_path
 from dm_utils.lab import work as lab_work
 from dm_utils.maths.resampling import Estimate
@@ -54,6 +56,13 @@ def test_gradients_are_the_losss(work) -> None:
     with torch.no_grad():
         slope = (loss(0.05) - loss(-0.05)) / 0.1
     assert float(found[5] @ direction) == pytest.approx(slope, rel=0.03)
+
+
+@pytest.fixture
+def few_windows(monkeypatch):
+    """Token rules tested on as little text as there is here."""
+    monkeypatch.setattr(rules, "PLAN", WindowPlan(window=8, n_deciles=2, per_decile=1, n_not=2))
+    monkeypatch.setattr(rules, "LATENTS", 20)
 
 
 @pytest.mark.parametrize("method", ["itda", "gradient", "sae_tuning"])
@@ -104,6 +113,34 @@ def test_rates_are_tried_once_and_broken_trainings_lose(work, monkeypatch) -> No
     monkeypatch.setattr(rates, "fit", None)  # nothing is trained again
     again = rates.tuned(work, LAYER, METHODS["topk"], 128, 4, plan)
     assert json.dumps(again) == json.dumps(found)  # as text: an L0 that is not a number equals itself
+
+
+def test_token_rules_are_tested_once_and_again_when_other_things_are_asked(work, few_windows, monkeypatch) -> None:
+    shop, run = (
+        Workshop(work, LAYER, Plan(steps=6, batch=256, warm_up=1, dead_after=4), contexts=16),
+        Run("topk", 128, 4, 0),
+    )
+    shop.do(run)
+    found = shop.rules(run)
+    assert 0 <= found["rules_low"] <= found["rules"] <= found["rules_high"] <= 1
+    assert 0 < found["rules_tested"] <= 1
+    with monkeypatch.context() as patch:
+        patch.setattr(rules, "row", None)  # nothing is tested again
+        assert shop.rules(run) == found
+    monkeypatch.setattr(rules, "LATENTS", 10)
+    monkeypatch.setattr(rules, "row", lambda *_: {"rules": 0.5})
+    assert shop.rules(run) == {"rules": 0.5}
+
+
+def test_the_command_trains_tests_and_writes_every_table(work, few_windows, monkeypatch) -> None:
+    monkeypatch.setattr(rates, "LADDER", (1e-3, 1e-2))
+    main(work, "topk,itda", "128", "4", 1, 20, 20, 256, LAYER, 16, 1, 2, False)
+    table, about = results.read(work / "dictionaries.csv")
+    assert (about["done"], about["wanted"], about["missing_methods"]) == (len(table), len(table), [])
+    assert set(table.loc[table["rules"].notna(), "l0_wanted"]) == {4}
+    longer, said = results.read(work / results.LONGER)
+    assert said["longer"] == 2 and longer.loc[longer["method"] == "topk", "tokens"].unique().tolist() == [2 * 20 * 256]
+    assert longer["l0_wanted"].tolist() == [4, 2, 8, 1, 16, 4]
 
 
 def test_another_plan_is_another_run(work) -> None:

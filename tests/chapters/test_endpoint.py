@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from chat_server import Server, completion
 
-from dm_utils.chapters.s05_2_saes_on_error.autointerp import Explanation, balanced, interpret
 from dm_utils.chapters.s05_2_saes_on_error.endpoint import (
     KEY_VARIABLES,
     ChatEndpoint,
@@ -35,8 +34,9 @@ from dm_utils.chapters.s05_2_saes_on_error.lm_interp import (
     read_decisions,
     read_sentence,
 )
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, Examples, WindowPlan
+from dm_utils.engine.autointerp import Explanation, balanced, interpret
 from dm_utils.engine.store import Store
+from dm_utils.engine.text_windows import Activity, Examples, WindowPlan
 
 KEY = "sk-secret-1234567890"
 QUESTION = [{"role": "user", "content": "hello"}]

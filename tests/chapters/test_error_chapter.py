@@ -10,7 +10,7 @@ from chat_server import Server, completion
 
 from dm_utils.base.errors import ParameterError
 from dm_utils.book import build
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import WindowPlan
+from dm_utils.engine.text_windows import WindowPlan
 from dm_utils.world.profiles import load_profile
 
 ROOT = Path(__file__).parents[2]

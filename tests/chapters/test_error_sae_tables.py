@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from dm_utils.chapters.s05_2_saes_on_error import charts, tables
-from dm_utils.chapters.s05_2_saes_on_error.autointerp import Explanation, Scores, accuracy
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, WindowPlan
 from dm_utils.chapters.s05_2_saes_on_error.training import TARGETS
+from dm_utils.engine.autointerp import Explanation, Scores, accuracy
+from dm_utils.engine.text_windows import Activity, WindowPlan
 
 GROUPS = ("not", "Q1", "Q2")
 

@@ -24,7 +24,6 @@ from dm_utils.chapters.s05_2_saes_on_error.streams import (
     MeanCovariance,
     moments,
 )
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import WindowPlan
 from dm_utils.chapters.s05_2_saes_on_error.training import (
     TARGETS,
     fvu,
@@ -39,6 +38,7 @@ from dm_utils.chapters.s05_2_saes_on_error.training import _trainer as make_trai
 from dm_utils.engine import sources
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
+from dm_utils.engine.text_windows import WindowPlan
 from dm_utils.maths.regression import AffineMap
 
 PLAN = TrainingPlan(

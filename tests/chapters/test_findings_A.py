@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from figures import figures
 
 from dm_utils.chapters.A_more_predictions import findings
 from dm_utils.chapters.A_more_predictions.baselines import ACTIVATION, EASY, TOKEN
@@ -120,3 +121,110 @@ def test_falling_with_width_is_judged_at_the_nearest_l0_and_only_where_there_are
     assert findings.falls_with_width({5: grid(0.12, 0.15)}) == "differs"
     assert findings.falls_with_width({5: grid(0.13, 0.12)}) == "untestable here"
     assert "untestable here" in findings.grids(3, []) and "5, 19" in findings.grids(12, [19, 5])
+
+
+def with_ends(half: float, **values: list[float]) -> pd.DataFrame:
+    """A table of estimates, each with an interval of `half` on both sides."""
+    table = pd.DataFrame(values)
+    return table.assign(
+        **{f"{k}_low": table[k] - half for k in values}, **{f"{k}_high": table[k] + half for k in values}
+    )
+
+
+def by_layers() -> pd.DataFrame:
+    """Three layers; where the norm is predicted worst and best is not where the nonlinear share is least and largest."""
+    found = with_ends(
+        0.01,
+        r2_error_norm=[0.5, 0.3, 0.9],
+        r2_error_vector=[0.4, 0.5, 0.2],
+        norm_ratio=[0.86, 0.9, 0.94],
+        cos_linear_x=[0.42, 0.5, 0.58],
+    )
+    about = {
+        "layer": [2, 4, 6],
+        "fvu": [0.2, 0.4, 0.5],
+        "fvu_nonlinear": [0.05, 0.2, 0.15],
+        "best_scale": [1.1, 1.25, 1.2],
+    }
+    norms = {"norm_ratio_total": [0.85, 0.88, 0.91], "norm_ratio_unshrunk": [0.87, 0.93, 0.96]}
+    return found.assign(**about, **norms, r2_error_vector_rescaled=[0.39, 0.48, 0.199])
+
+
+def predictors() -> pd.DataFrame:
+    """Three layers: the token is ahead in the first, the activation in the last; each number is its own."""
+    rows = []
+    for layer, x, token, easy, lead in (
+        (2, 0.5, 0.73, 0.6, -0.15),
+        (4, 0.55, 0.64, 0.61, 0.005),
+        (6, 0.8, 0.42, 0.7, 0.12),
+    ):
+        for name, r2 in ((ACTIVATION, x), (TOKEN, token), (EASY, easy)):
+            gap = {"gap_norm": x - r2, "gap_norm_low": x - r2 - 0.01, "gap_norm_high": x - r2 + 0.01}
+            ends = {"lead_norm": lead, "lead_norm_low": lead - 0.01, "lead_norm_high": lead + 0.01}
+            counts = {"n_unseen": 30, "n_held_out": 400}
+            rows.append({"layer": layer, "predictor": name, "r2_norm": r2, **gap, **ends, **counts})
+    return pd.DataFrame(rows).sample(frac=1, random_state=1)
+
+
+TRENDS = {
+    "linear": SimpleNamespace(
+        mean=Estimate(-2.5, -2.75, -2.25),
+        falls=Estimate(0.71, 0.7, 0.72),
+        steady=Estimate(0.2, 0.19, 0.21),
+        within=0.125,
+    ),
+    "nonlinear": SimpleNamespace(
+        mean=Estimate(0.25, 0.125, 0.375),
+        falls=Estimate(0.44, 0.43, 0.45),
+        steady=Estimate(0.63, 0.62, 0.64),
+        within=0.375,
+    ),
+}
+
+
+def test_each_layer_is_named_with_its_own_figures():
+    assert figures(findings.by_layer(by_layers())) == "4 0.300 0.290 0.310 6 0.900 0.890 0.910 25% 2 50% 4"
+    assert figures(findings.grids(3, [9, 5])) == "3 5 9"
+
+
+def test_how_short_reconstructions_are_is_what_the_ratios_lack():
+    assert figures(findings.shrinkage(by_layers())) == "9.0 15.0 % 4.0 13.0 % 1.100 1.250 0.0010 0.0200 holds"
+
+
+def test_who_predicts_the_norm_best_is_said_layer_by_layer():
+    """Ahead at 6, behind at 2; the lead's two ends; the token's two ends; everything easy, and where it is beaten."""
+    layers = figures(findings.easy_predictors(predictors())).removeprefix("0 ")  # of "SAE L0"
+    assert layers == "6 2 0 -0.150 2 0.120 6 0.73 2 0.42 6 0.60 0.70 6 7.5%"
+
+
+def test_the_contest_over_the_size_of_the_text_names_its_two_ends():
+    assert figures(findings.by_text(curve(0.5, 0.61, 0.7))) == (
+        "0.50 1,000 1 0.70 4,000 4 0.60 0.60 2,000 150,000 256,000 13"
+    )
+
+
+def test_single_tokens_are_told_by_their_trends():
+    assert figures(findings.single_tokens(TRENDS, 5)) == (
+        "-2.50 % -2.75 -2.25 71% +0.25 % +0.12 +0.38 44% 5 % 63% 20% 37.5% 12.5%"
+    )
+
+
+def test_every_claim_has_what_was_found_and_its_verdict():
+    found = findings.statements(by_layers(), predictors(), TRENDS, {5: grid(0.15, 0.12), 7: grid(0.12, 0.15)})
+    assert found["Verdict"].tolist() == [
+        *("partly", "holds", "holds", "holds", "differs", "differs", "holds", "holds", "holds", "differs")
+    ]
+    assert [figures(words) for words in found["This run"]] == [
+        *("5 7", "0.86 0.94", "0.42 0.58", "", "6 2", "", "6", "71%", "63%", "+0.2 %")
+    ]
+
+
+def test_the_lessons_name_the_same_layers_and_verdicts():
+    said = findings.lessons(by_layers(), predictors(), curve(0.5, 0.61, 0.7), TRENDS, 5)
+    assert [figures(words) for words in said] == [
+        "Which token it is says more than the activation 2 0.73 0.50 6 holds differs",
+        "2,000",
+        "0.30 0.90 0.20 0.50",
+        "holds",
+        "5 % 63% holds 44% differs",
+    ]

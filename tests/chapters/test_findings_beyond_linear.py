@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from figures import figures
 
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
 from dm_utils.chapters.beyond_linear import charts, findings
@@ -111,3 +112,37 @@ def test_charts_draw_their_tables():
     for text, chart in drawn.items():
         spec = chart.to_json().replace('"container"', "500")
         assert text in vl_convert.vegalite_to_svg(spec, vl_version="6.4")
+
+
+def test_each_claim_says_what_it_judged():
+    found = table(small=(0.7, 0.72), large=(0.5, 0.53), twin=-0.01)
+    found.loc[(found["target"] == TWIN) & (found["hidden"] == 16), "gain_high"] = 0.004
+    said = findings.claims(found, ranks(nine=7.0, missed=9.0), D)["This run"]
+    assert [figures(words) for words in said] == [
+        "0.270 0.300 2 64",
+        "0.004",
+        "0.710 0.515 16 64",
+        "0.625 0.624 0.626",
+        "9 40 50 %",
+        "7 40",
+    ]
+
+
+def test_what_networks_leave_is_told_by_size():
+    found = table(small=(0.7, 0.72), large=(0.5, 0.53))
+    found.loc[found["fvu_error"].isin([0.7, 0.72, 0.53]), "epochs"] = 5
+    said = findings.networks(found, max_epochs=5)
+    assert figures(said) == "0.800 0.800 0.800 2 0.700 0.720 16 0.500 0.530 64 4 5" and "Most of the 4" in said
+
+
+def test_the_ranks_stand_with_their_intervals():
+    said = figures(findings.ranks(ranks(nine=7.0, missed=9.0, half_width=1.0), D))
+    assert said == "2 1 3 7 6 8 40 9 40 50 % 30.0 %"
+
+
+@pytest.mark.parametrize(
+    ("small", "words"), [((0.7, 0.71), "each larger one found more"), ((0.51, 0.71), "did not always find more")]
+)
+def test_what_was_learned_says_whether_size_helped(small, words):
+    said = findings.learned(table(small=small), ranks(), D, 2048)
+    assert words in said and figures(said) == "64 38 % 0.625 0.624 0.626 2,048"

@@ -5,6 +5,7 @@ import re
 
 import pandas as pd
 import pytest
+from figures import figures
 
 from dm_utils.chapters.s05_3_downstream import charts, findings
 from dm_utils.maths.resampling import Estimate
@@ -97,3 +98,73 @@ def test_damage_draws_a_bar_for_each_change_of_the_chosen_sae():
             table = table.assign(**Estimate(0.3, 0.2, 0.4).columns(f"kl_{kind}_{part}"))
     svg, texts = drawn(charts.damage(table))
     assert len(re.findall('aria-roledescription="bar"', svg)) == 9 and {"SaeError", "LinearError"} <= set(texts)
+
+
+def two():
+    """Two SAEs, every number its own."""
+    first = table_of(
+        ce_recovered_linear=(0.2, 0.15, 0.25),
+        ce_recovered_nonlinear=(0.6, 0.55, 0.65),
+        share_norm_linear=(0.45, 0, 1),
+        share_norm_nonlinear=(0.85, 0, 1),
+        share_variance_linear=(0.25, 0, 1),
+        share_variance_nonlinear=(0.75, 0, 1),
+        ce_excess_linear=(0.03, 0.01, 0.05),
+        ce_excess_nonlinear=(-0.02, -0.03, 0.01),
+        ce_increase=(0.11, 0, 1),
+        loss_recovered_over_mean=(0.97, 0, 1),
+        kl_over_random_error=(2.5, 0, 9),
+        kl_over_difference_error=(0.75, 0, 9),
+        kl_recovered_linear=(0.4, 0.3, 0.5),
+    )
+    second = table_of(
+        ce_recovered_linear=(0.3, 0.25, 0.35),
+        ce_recovered_nonlinear=(0.45, 0.4, 0.5),
+        share_variance_linear=(0.43, 0, 1),
+        share_variance_nonlinear=(0.8, 0, 1),
+        ce_increase=(0.31, 0, 1),
+        loss_recovered_over_mean=(0.94, 0, 1),
+        kl_over_random_error=(3.5, 0, 9),
+        kl_over_difference_error=(0.5, 0, 9),
+        kl_recovered_nonlinear=(0.7, 0.6, 0.8),
+        ce_excess_nonlinear=(0.04, 0.02, 0.06),
+    )
+    return pd.concat([first, second.assign(sae_id="b")], ignore_index=True)
+
+
+def test_each_claim_says_how_far_and_how_often():
+    found = findings.claims(two())["This run"]
+    assert [figures(words) for words in found] == [
+        "0.188 1 4 3",
+        "0.170 1 4 1",
+        "+0.265 2 2 0",
+        "+0.010 1 2 0",
+        "+0.500 2 2 0",
+    ]
+
+
+def test_what_was_learned_has_the_ratios_of_the_parts_and_the_cost():
+    said = findings.learned(two()).splitlines()
+    assert [figures(line) for line in said] == [
+        "- 0.110 0.310 94.0 97.0 %"[2:],
+        "1.5 3.0 1.9 3.0 +0.265 +0.010",
+        "0.90 1.20",
+        "2.50 3.50 0.50 0.75",
+    ]
+    assert all(line.startswith("- ") for line in said)
+
+
+def test_predictions_have_a_row_for_each_part_and_loss():
+    found = findings.predictions(two())
+    assert found[["part", "loss"]].to_numpy().tolist() == [
+        [part, loss] for part in ("LinearError", "NonlinearError") for loss in ("cross-entropy", "KL")
+    ]
+    assert found.iloc[0].tolist()[2:] == [
+        "0.20 to 0.30",
+        "0.45 to 0.50",
+        "-0.225",
+        "0 of 2",
+        "0.25 to 0.43",
+        "-0.090",
+        "1 of 2",
+    ]

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from figures import figures
 
 from dm_utils.chapters.lab_model import findings
 from dm_utils.maths.resampling import Estimate
@@ -49,3 +50,50 @@ def test_the_recipe_is_read_from_the_manifest():
     said = findings.training(suite().assign(component="resid", architecture="topk"), recipe)
     assert "4 SAEs" in said and "4 resid topk" in said
     assert "1,234 steps of 2,048 tokens" in said and "at least 31 active latents" in said
+
+
+def test_what_was_measured_stands_beside_each_requirement():
+    table = suite(l0=(8, 7.6, 16, 16.4), dead=[0.1, 0.05, 0.125, 0.02])
+    found = findings.health(table, table)
+    assert [figures(words) for words in found["Measured"][2:]] == ["5.0 %", "12.5 %"]
+
+
+def test_what_is_recovered_is_a_share_of_the_way_from_the_mean():
+    table, original = suite().assign(value=[3.9, 3.6, 3.7, 3.8]), Estimate(3.4, 3.3, 3.5)
+    said = findings.recovered(table, original, Estimate(5.4, 5.25, 5.5), 48)
+    assert figures(said) == "48 3.400 3.300 3.500 5.400 5.250 5.500 75.0 % a 90.0 % b"
+
+
+def test_the_losses_stand_in_their_order():
+    then = {"model_nats": 3.5, "trigram_nats": 4.7, "unigram_nats": 6.8}
+    table = suite().assign(value=[3.8, 3.7, 3.6, 3.5])
+    said = findings.learned(then, findings.health(table, table), table, Estimate(3.4, 3.3, 3.5))
+    assert figures(said) == "3.50 4.70 6.80 3 0.10 0.40" and "All requirements on the SAEs are met." in said
+
+
+def seeds(*widths):
+    """Two seeds or more at each width, each an interval around its value; one width of one seed says nothing."""
+    rows = [
+        {"metric": "fvu", "d_sae": 2**at, "seed": seed, "value": value, "low": value - 0.01, "high": value + 0.02}
+        for at, values in enumerate(widths)
+        for seed, value in enumerate(values)
+    ]
+    return pd.DataFrame([*rows, {**rows[0], "metric": "other", "value": 9.0, "high": 20.0}, {**rows[0], "d_sae": 99}])
+
+
+@pytest.mark.parametrize(
+    ("widths", "scatter", "apart", "steps"),
+    [
+        (((0.5, 0.52), (0.4, 0.4)), "0.0200", 1, 1),
+        (((0.4, 0.4), (0.5, 0.55), (0.1, 0.1)), "0.0500", 2, 2),
+        (((0.4, 0.4), (0.425, 0.5)), "0.0750", 0, 1),  # 0.42 and 0.415 overlap
+        (((0.43, 0.5), (0.4, 0.4)), "0.0700", 0, 1),  # they touch at 0.42
+        (((0.4, 0.4), (0.43, 0.43)), "0.0000", 0, 1),
+    ],
+)
+def test_widths_are_apart_where_no_seed_and_no_interval_reaches_the_next(widths, scatter, apart, steps):
+    assert figures(findings.over_seeds(seeds(*widths), "fvu")) == f"{scatter} 0.0300 {apart} {steps}"
+
+
+def test_without_two_seeds_of_a_width_nothing_scatters():
+    assert figures(findings.over_seeds(seeds((0.5,), (0.4,)), "fvu")) == "0.0000 0.0300 0 0"

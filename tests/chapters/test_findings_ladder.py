@@ -12,7 +12,8 @@ from dm_utils.chapters.ladder import charts, experiment, findings
 from dm_utils.engine import ladder
 from dm_utils.engine.ladder import AWAY, NONE, QUESTIONS, TOWARDS, UNTOLD
 
-PAPER = {question.paper: SimpleNamespace(low=1.0, high=1.0) for question in QUESTIONS}
+NUMBERED = [question for question in QUESTIONS if question.paper]
+PAPER = {question.paper: SimpleNamespace(low=1.0, high=1.0) for question in NUMBERED}
 MAIN = experiment.Setting(1 / 16, 16.0)
 
 
@@ -27,6 +28,11 @@ def table(*values: float, **where: float) -> pd.DataFrame:
     return pd.concat([rung(32 * 2**i, value, **where) for i, value in enumerate(values)], ignore_index=True)
 
 
+def answers_of(*args: object) -> list[experiment.Answer]:
+    """The answers to the questions for which the paper has a number; here it is 1."""
+    return [one for one in experiment.answers(*args) if one.question.paper]  # type: ignore[arg-type]
+
+
 def made(**changed: float) -> dict[str, float]:
     return {"model_tokens": 10**6, "model_seconds": 60, "model_nats": 4.0, "saes": 10, "sae_seconds": 100} | changed
 
@@ -36,36 +42,36 @@ def made(**changed: float) -> dict[str, float]:
     [((0.5, 0.6, 0.7), TOWARDS), ((0.7, 0.6, 0.5), AWAY), ((0.5, 0.501, 0.5), NONE), ((0.5, 0.7, 0.6), UNTOLD)],
 )
 def test_each_word_is_given_to_every_claim_that_earns_it(values: tuple[float, ...], word: str) -> None:
-    answers = experiment.answers(table(*values), PAPER, MAIN)
+    answers = answers_of(table(*values), PAPER, MAIN)
     assert {one.word for one in answers} == {word}
-    assert f"({len(QUESTIONS)} of {len(QUESTIONS)})" in findings.verdict_sentences(answers)
+    assert f"({len(NUMBERED)} of {len(NUMBERED)})" in findings.verdict_sentences(answers)
     shown = findings.table(answers, PAPER)
     assert set(shown["As the lab grows"]) == {word} and "d 128" in shown
     learned = findings.learned(answers)
     assert ("decide of none" in learned) == (word == UNTOLD)
-    assert (f"moves {len(QUESTIONS)} towards" in learned) == (word == TOWARDS)
+    assert (f"moves {len(NUMBERED)} towards" in learned) == (word == TOWARDS)
 
 
 def test_the_distances_left_are_said_of_what_comes_nearer_and_of_nothing_else() -> None:
-    assert "0.500 to 0.300" in findings.far(experiment.answers(table(0.5, 0.6, 0.7), PAPER, MAIN))
-    assert "No claim comes nearer" in findings.far(experiment.answers(table(0.7, 0.6, 0.5), PAPER, MAIN))
+    assert "0.500 to 0.300" in findings.far(answers_of(table(0.5, 0.6, 0.7), PAPER, MAIN))
+    assert "No claim comes nearer" in findings.far(answers_of(table(0.7, 0.6, 0.5), PAPER, MAIN))
 
 
 def test_other_ratios_are_counted_by_the_same_word() -> None:
     both = pd.concat([table(0.5, 0.6, 0.7), table(0.5, 0.6, 0.7, l0=1 / 8), table(0.7, 0.6, 0.5, width=8.0)])
-    assert findings.elsewhere(experiment.answers(both, PAPER, MAIN)[0]) == "half of 2 the same"
-    assert findings.elsewhere(experiment.answers(table(0.5, 0.6, 0.7), PAPER, MAIN)[0]) == "–"
+    assert findings.elsewhere(answers_of(both, PAPER, MAIN)[0]) == "half of 2 the same"
+    assert findings.elsewhere(answers_of(table(0.5, 0.6, 0.7), PAPER, MAIN)[0]) == "–"
 
 
 def test_too_few_rungs_are_said() -> None:
     few = table(0.5, 0.6)
     assert "every verdict below" in findings.what_ran(few, {32: made(), 64: made()}, MAIN)
-    assert {one.word for one in experiment.answers(few, PAPER, MAIN)} == {UNTOLD}
+    assert {one.word for one in answers_of(few, PAPER, MAIN)} == {UNTOLD}
 
 
 def test_a_range_that_every_rung_lies_in_is_said() -> None:
     wide = {key: SimpleNamespace(low=0.0, high=1.0) for key in PAPER}
-    answers = experiment.answers(table(0.5, 0.6, 0.7), wide, MAIN)
+    answers = answers_of(table(0.5, 0.6, 0.7), wide, MAIN)
     assert {one.word for one in answers} == {NONE}
     assert "in the range at every rung" in findings.verdict_sentences(answers)
 
@@ -112,10 +118,10 @@ def test_a_claim_is_drawn_with_the_paper_at_its_right_edge() -> None:
     spec = charts.by_size(points).to_dict()
     order = next(layer["encoding"]["x"]["sort"] for layer in spec["layer"] if "encoding" in layer)
     assert order == ["32", "64", "128", experiment.PAPER]
-    assert charts.distances(experiment.answers(found, PAPER, MAIN)).to_dict()
+    assert charts.distances(answers_of(found, PAPER, MAIN)).to_dict()
 
 
 def test_a_claim_in_the_range_at_the_smallest_rung_has_no_line() -> None:
-    answers = experiment.answers(table(1.0, 0.6, 0.5), PAPER, MAIN)
+    answers = answers_of(table(1.0, 0.6, 0.5), PAPER, MAIN)
     data = charts.distances(answers).to_dict()["datasets"]
     assert all(len(rows) <= 1 for rows in data.values())

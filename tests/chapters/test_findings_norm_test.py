@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from figures import figures
 
 from dm_utils.base.names import VECTORS
 from dm_utils.chapters.s05_1_norm_test import findings
@@ -96,3 +97,52 @@ def test_planted_scores_are_those_of_the_nonlinear_part():
     truth = pd.DataFrame({"Vector": ["x", "NonlinearError", "NonlinearError"], "from x": [1, 0.1, 0.2]})
     said = findings.planted(truth.assign(**{"from itself": [1, 0.3, 0.4]}))
     assert "scores 0.10 to 0.20 from" in said and "0.30 to 0.40 from itself" in said
+
+
+def apart():
+    """Three SAEs at one site whose numbers differ, and their scores from themselves and from a Gaussian."""
+    table = table_of(
+        ((0.8, 0.79, 0.81), (0.5, 0.49, 0.51)),
+        ((0.7, 0.69, 0.71), (0.65, 0.6, 0.7)),
+        ((0.4, 0.39, 0.41), (0.6, 0.59, 0.61)),
+        x=(0.95, 0.94, 0.96),
+    )
+    itself, index = table["regressor"] == "from itself", table["sae_id"].str[-1]
+    for vector, shift in (("nonlinear", 0.1), ("error", -0.2), ("linear", 0.001)):
+        chosen = itself & (table["vector"] == vector)
+        for sae, times in (("0", 1), ("1", 2), ("2", 1)):
+            table.loc[chosen & (index == sae), ["value", "low", "high"]] += shift * times
+    return table
+
+
+def test_the_medians_and_the_counts_of_figure_6():
+    """Sae(x), SaeError, LinearError and NonlinearError; in two of three lower, in one apart, in one reversed; x at one site."""
+    assert figures(findings.figure_6(apart())) == "3 0.60 0.60 0.70 0.60 2 of 3 1 1 2 2 0.95 0.95 1"
+
+
+def test_each_claim_says_what_it_judged():
+    found = findings.claims(apart())
+    assert [figures(words) for words in found["This run"]] == ["0.9 1 1 0.95", "1 3 1 1", "1 3 0.60 0.70"]
+    assert found["Verdict"].tolist() == ["holds", "differs", "differs"]
+
+
+def test_a_vector_is_held_against_itself_and_against_its_twin():
+    assert figures(findings.itself_instead(apart())) == "2 +0.10 +0.20 -0.40 -0.20 2.0 -03"
+    found = findings.twins(apart()).set_index("vector")
+    assert found.loc["nonlinear"].tolist() == [3, 0.7, 0.5, 0.2, 3]
+    assert found.loc["error"].tolist() == [3, 0.4, 0.5, -0.1, 0]
+    assert found.index.tolist() == list(VECTORS)
+
+
+def test_what_was_learned_names_medians_verdicts_and_gains():
+    assert figures(findings.learned(apart())) == (
+        "0.60 0.70 differs differs 2 holds 0.95 +0.45 +0.10 -0.10 +0.20 +0.20"
+    )
+
+
+def test_the_lowest_point_is_named_with_its_site():
+    table = apart()
+    table.loc[0, "value"] = float("nan")
+    explained = pd.DataFrame({"value": [0.1], "layer": [2], "share_of_variance": [0.3], "r2_without": [0.2]})
+    said = findings.outliers(table, pd.concat([explained] * 3), explained)
+    assert figures(said).startswith("1 13 6 2 1 0.20") and "error, from itself, sae 1 at hook" in said

@@ -4,10 +4,12 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from figures import figures
 
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
 from dm_utils.chapters.s04_1_error_norms import findings
 from dm_utils.engine.token_identity import BEYOND, TOKEN, TOKENS, X
+from dm_utils.maths.resampling import Estimate
 
 EVERY, PLATEAU = SimpleNamespace(low=0.7, high=0.95), SimpleNamespace(low=0.8, high=0.95)
 
@@ -119,3 +121,47 @@ def test_beyond_tokens_counts_the_layers_where_each_wins_with_intervals_apart():
     assert "more than nothing at none of the layers" in findings.beyond_tokens(
         predicted([0.5, 0.8], [0.5, 0.7], adds=0.009)
     )
+
+
+def test_the_range_over_the_suite_names_its_two_saes():
+    main = suite([0.82, 0.78, 0.861, 0.83]).assign(l0=[8.2, 7.9, 15.8, 16.1])
+    said = figures(findings.over_the_suite(main)).split(" 2 2 ")[0]
+    assert said == "4 2 0.78 1,024 0 8 0.86 512 0 16 0"
+    assert figures(findings.over_the_suite(main)).endswith("2 0.900 0.890 0.910")
+
+
+def test_a_split_by_token_is_held_against_one_by_context():
+    token, context = suite([0.8, 0.7, 0.6, 0.5], 0.01), suite([0.79, 0.72, 0.55, 0.5], 0.03)
+    both = pd.concat([token.assign(split="token"), context.assign(split="context")])
+    assert figures(findings.split_effect(both)) == "2 -0.020 +0.050 0.020 0.060"
+
+
+def test_what_the_probe_explains_is_told_in_percent():
+    said = figures(findings.learned(suite([0.709, 0.711, 0.93, 0.95]), EVERY))
+    assert said == "71 95 % 4 2 2 70 95 % 2 4 2 0.90 5.1"
+
+
+def test_each_claim_says_what_it_judged():
+    found = findings.claims(
+        AS_PAPER, AS_PAPER, layers([0.72, 0.85, 0.9, 0.9, 0.85, 0.74], [0.8] * 6), 6, EVERY, PLATEAU
+    )
+    rows = dict(zip(("range", "wider", "denser", "first", "plateau", "last", "token"), found["This run"], strict=True))
+    assert figures(rows["range"]) == "0.72 0.90 10" and figures(rows["plateau"]) == "0.90 0.90"
+    assert figures(rows["first"]) == "0.720 0.710 0.730 0.90 0.90"
+    assert figures(rows["last"]) == "0.740 0.730 0.750 0.90 0.90"
+    assert figures(rows["token"]) == "4 6 2"
+    assert figures(found.iloc[0, 0]) == "0.7 0.95 0" and figures(found.iloc[4, 0]).endswith("0.8 0.95")
+
+
+def test_where_the_token_wins_most_is_named_with_both_scores():
+    assert figures(findings.identity_wins(layers([0.5, 0.3, 0.9], [0.6, 0.7, 0.2]))) == (
+        "0 1 1 2 0.700 0.690 0.710 0.300 0.290 0.310"
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(1.001, 1.2, "harder"), (0.8, 0.999, "easier"), (0.9, 1.0, "not told apart"), (1.0, 1.1, "not told apart")],
+)
+def test_early_tokens_are_told_apart_by_an_interval_without_one(low, high, words):
+    assert f"before position 7 are {words}" in findings.early_tokens(Estimate((low + high) / 2, low, high), 7)

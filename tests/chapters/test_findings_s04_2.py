@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 
 import pandas as pd
+from figures import figures
 
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
 from dm_utils.chapters.s04_2_error_vectors import findings
-from dm_utils.engine.token_identity import BEYOND, PREDICTORS, TOKENS
+from dm_utils.engine.token_identity import BEYOND, PREDICTORS, TOKEN, TOKENS, X
 
 EVERY = SimpleNamespace(low=0.15, high=0.72)
 
@@ -83,3 +84,46 @@ def test_the_map_is_more_than_tokens_where_x_explains_what_three_tokens_leave():
     assert f"the two before it {0.4:.3f}" in said and "is more than which tokens these are" in said
     assert "which may be nothing" in findings.beyond_tokens(predicted(0.009))
     assert BEYOND[TOKENS] in PREDICTORS
+
+
+def test_what_was_learned_reads_each_column():
+    table = suite((0.71, 0.52, 0.43, 0.24)).assign(
+        r2_error_vector_rescaled=[0.7, 0.46, 0.4, 0.22],
+        norm_ratio=[0.88, 0.91, 0.93, 0.96],
+        shrinkage=[1.01, 1.02, 1.03, 1.04],
+        cos_linear_x=[0.61, 0.62, 0.63, 0.64],
+    )
+    assert figures(findings.learned(table, 0.92)) == "24 71 % 88 96 % 1.010 1.040 2 0.060 0.22 0.70 0.61 0.64 0.92 1"
+    found = findings.claims(table, table, EVERY)
+    assert figures(found.iloc[0, 0]) == "0.15 0.72" and figures(found.iloc[0, 1]) == "0.24 0.71 4"
+    assert figures(found.iloc[4, 1]) == "88 99 %"
+
+
+def test_both_kinds_of_r2_run_over_the_suite_in_their_own_way():
+    table = suite(FALLING).assign(r2_error_vector_weighted=[0.1, 0.3, 0.25, 0.35])
+    table = table.assign(
+        **{f"r2_error_vector_weighted_{end}": table["r2_error_vector_weighted"] for end in ("low", "high")}
+    )
+    said = findings.over_the_suite(table)
+    assert figures(said).startswith("4 2 0.20 0.70 0.10 0.35 0")
+    wider, denser = said.split("From one width")[1].split("from one $L_0$")
+    assert "the mean falls in 2 of 2" in wider and "the weighted one falls in 0 of 2" in wider
+    assert "the mean falls in 2 of 2" in denser and "the weighted one falls in 0 of 2" in denser
+
+
+def test_the_dimension_with_the_most_error_is_described():
+    dimensions = pd.DataFrame({"dimension": [7, 8, 9], "share": [0.2, 0.5, 0.3], "r2": [0.1, 0.4, 0.7]})
+    assert figures(findings.by_dimension(dimensions, "one")) == "one 3 0.400 0.430 8 50.0 % 1.5 2 0.400"
+
+
+def test_each_predictor_stands_in_its_place():
+    table = predicted(0.011)
+    table.loc[table["predictor"] == BEYOND[TOKENS], "beyond_vector"] = 0.02
+    said = figures(findings.beyond_tokens(table)).split()
+    scores = table.set_index("predictor")["r2_vector"]
+    order = [X, TOKEN, TOKENS, None, None, BEYOND[TOKEN], BEYOND[TOKENS]]
+    expected = [
+        f"{scores[name]:.3f}" if name else text
+        for name, text in zip(order, [None] * 3 + ["0.011", "0.020"] + [None] * 2, strict=True)
+    ]
+    assert said[0] == "one" and said[1::3][:7] == expected

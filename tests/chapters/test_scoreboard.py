@@ -7,13 +7,14 @@ import math
 import pandas as pd
 import pytest
 from demo import ROOT
+from figures import figures
 
 from dm_utils.book.build import Layout, chapters
 from dm_utils.book.published import gather
 from dm_utils.chapters.scoreboard import charts, findings, rules, size
-from dm_utils.chapters.scoreboard.claims import CLAIMS
+from dm_utils.chapters.scoreboard.claims import CLAIMS, Claim
 from dm_utils.chapters.scoreboard.rules import DIFFERS, HOLDS, PARTLY, UNTESTABLE, Rows
-from dm_utils.engine.ladder import AWAY, TOWARDS
+from dm_utils.engine.ladder import AWAY, QUESTIONS, TOWARDS
 
 TABLES = ROOT / "_build/executed/lab/tables"
 M = Rows("c", "m")
@@ -145,18 +146,26 @@ def test_training_and_size_stand_beside_claims_of_the_lab_that_do_not_hold() -> 
     )
     found = size.beside(judged, {"r2_error_norm": (0.0123, 3)}, {"ninety": TOWARDS, "half": AWAY})
     assert found["training"].tolist() == ["at most 0.0123 between 3 trainings", "", "", ""]
-    assert found["size"].tolist() == [f"with size: {TOWARDS}", "", f"with size: {size.NOT_THERE}", ""]
+    assert found["size"].tolist() == [f"with size: {TOWARDS}", "", f"with size: {size.SIMULATED}", ""]
+
+
+@pytest.mark.parametrize(("key", "why"), [("plateau", size.OTHER_SITES), ("mean-activation", size.NOT_THERE)])
+def test_a_claim_that_the_ladder_leaves_out_says_why(key: str, why: str) -> None:
+    assert size.beside(board((key, "lab", DIFFERS)), {}, {})["size"].tolist() == [f"with size: {why}"]
 
 
 def test_what_size_says_is_counted_over_claims_that_differ() -> None:
-    judged = board(("ninety", "lab", DIFFERS), ("x-norm", "lab", DIFFERS), ("half", "lab", PARTLY))
+    keys = ("ninety", "x-norm", "plateau", "constant-c", "poisson")
+    judged = board(*((key, "lab", DIFFERS) for key in keys), ("half", "lab", PARTLY))
     said = size.about_size(size.beside(judged, {}, {"ninety": TOWARDS}))
-    assert "Of the 2 claims that differ on the lab, 1 come nearer" in said and "1 were not measured" in said
+    assert "Of the 5 claims that differ on the lab, 1 come nearer" in said
+    assert "3 were not measured" in said and "1 are of simulations" in said
     assert size.about_size(size.beside(judged.assign(verdict=HOLDS), {}, {})) == ""
 
 
 def test_quantities_are_those_of_claims_of_the_board() -> None:
-    assert set(size.QUANTITY) <= {claim.key for claim in CLAIMS}
+    assert {*size.QUANTITY, *size.WHY_NOT} <= {claim.key for claim in CLAIMS}
+    assert not set(size.WHY_NOT) & {question.key for question in QUESTIONS}
 
 
 @pytest.mark.skipif(not TABLES.exists(), reason="no built book: `make book` first")
@@ -166,3 +175,27 @@ def test_every_claim_finds_its_rows_in_the_built_book() -> None:
     sentence = findings.summary(board, "lab")
     counts = board["verdict"].value_counts()
     assert f"{counts[HOLDS]} hold" in sentence and f"Of {len(CLAIMS)} claims" in sentence
+
+
+def test_every_word_is_counted_on_the_profile_that_is_asked_for() -> None:
+    words = [HOLDS] * 4 + [PARTLY] * 3 + [DIFFERS] * 2 + [UNTESTABLE]
+    cells = [(f"{at}", "lab", word) for at, word in enumerate(words)] + [("other", "x", HOLDS)]
+    assert findings.summary(board(*cells), "lab") == (
+        "Of 10 claims, 4 hold, 3 hold partly, 2 differ and 1 cannot be tested here."
+    )
+    assert figures(findings.summary(board(*cells), "x")) == "1 1 0 0 0"
+
+
+def test_a_claim_is_judged_on_each_profiles_own_rows_and_shown_with_all_that_it_says() -> None:
+    claim = Claim("k", "§9", "says", "paper", "in words", rules.above(M, 0.5), "c")
+    rows = pd.concat([table((0.6, 0.55, 0.7), (0.4, 0.3, 0.45), profile="z"), table((0.2, 0.1, 0.3), profile="a")])
+    found = findings.scoreboard(rows, [claim])
+    assert found["profile"].tolist() == ["z", "a"] and found["verdict"].tolist() == [PARTLY, DIFFERS]
+    assert list(zip(found["agree"], found["of"], strict=True)) == [(1, 2), (0, 1)]
+    said = {"key": "k", "place": "§9", "claim": "says", "paper": "paper", "test": "in words", "chapter": "c"}
+    assert found.iloc[0][list(said)].to_dict() == said and found["value"].iloc[0] == rules.above(M, 0.5)(rows[:2]).value
+
+
+def test_the_series_of_a_metric_is_what_follows_its_last_comma() -> None:
+    rows = pd.DataFrame({"metric": ["a, b, L0 4", "plain"]})
+    assert findings.with_series(rows)["series"].tolist() == ["L0 4", "plain"]

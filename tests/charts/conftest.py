@@ -19,15 +19,13 @@ from explorer_page import MODULES, SAES, Ask  # noqa: E402
 
 from dm_utils.engine.explorer import Kernel  # noqa: E402
 from dm_utils.engine.explorer_site import write_site  # noqa: E402
-from dm_utils.engine.store import Store  # noqa: E402
-from dm_utils.engine.study import Study, load_profile  # noqa: E402
+from dm_utils.engine.study import Study  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
+def kernel(study: Study) -> Kernel:
     """PyTorch's side, on a study small enough for a test."""
-    profile = load_profile("lab", n_contexts=24, n_bootstrap=100)
-    return Kernel(Study(profile, Store(tmp_path_factory.mktemp("store"))))
+    return Kernel(study)
 
 
 @pytest.fixture(scope="session")

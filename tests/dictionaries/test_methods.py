@@ -221,9 +221,18 @@ def test_biases_end_where_groups_fire_at_their_rates() -> None:
     torch.manual_seed(0)
     sae = METHODS["group_bias"].new(4, 64, 4)
     for _ in range(600):
-        sae.adapt(torch.randn(4096, 64) + sae.b_enc)
-    rates = torch.special.ndtr(sae.b_enc.detach())  # of a standard normal above −b
+        sae.adapt(torch.randn(4096, 64))
+    rates = torch.special.ndtr(sae.bias)  # of a standard normal above −b
     torch.testing.assert_close(rates, sae.target, rtol=0.4, atol=0.0)
+
+
+def test_a_bias_says_whether_a_latent_fires_and_takes_nothing_off_its_value(tmp_path) -> None:
+    sae = with_identity(METHODS["group_bias"].new(4, 4, 1))
+    sae.bias.copy_(torch.tensor([-2.5, 0.0, -2.5, 0.0]))
+    x = torch.tensor([[3.0, 1.0, 2.0, -1.0]])
+    assert sae.encode(x).tolist() == [[3.0, 1.0, 0.0, 0.0]]
+    sae.save_inference_model(tmp_path)
+    assert SAE.load_from_disk(tmp_path, dtype="float32").encode(x).tolist() == [[3.0, 1.0, 0.0, 0.0]]
 
 
 def test_signed_pursuit_finds_orthogonal_atoms_with_their_signs() -> None:

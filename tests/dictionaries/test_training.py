@@ -31,7 +31,7 @@ def fvu(sae, x: torch.Tensor) -> float:
         return float((x - sae(x)).square().sum() / (x - x.mean(0)).square().sum())
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("variational", "group_bias")])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "variational"])
 def test_a_planted_dictionary_is_learned_in_the_datas_own_units(name: str, tmp_path) -> None:
     x, method = planted(), METHODS[name]
     torch.manual_seed(0)
@@ -125,6 +125,8 @@ def test_calibration_gives_the_wanted_l0(name: str, tmp_path) -> None:
     sae = METHODS[name].new(16, 64, 8)
     if hasattr(sae, "thresholds"):
         sae.thresholds.fill_(0.01)
+    if name == "group_bias":
+        sae.bias.fill_(-1.0)
     if name == "top_afa":
         tie(sae)  # values whose norms are those of what they read
     sae.save_inference_model(tmp_path)
@@ -170,3 +172,18 @@ def test_an_l0_out_of_reach_is_refused_and_nothing_changes(tmp_path) -> None:
     with pytest.raises(ValueError, match="out of reach"):
         calibrate(saved, x, 64.0)
     assert torch.equal(saved.threshold, before)
+
+
+def test_a_folder_without_a_checkpoint_begins_at_the_first_step_and_in_training_mode(tmp_path, monkeypatch) -> None:
+    ends, modes = [], []
+    for folder in (None, tmp_path):
+        torch.manual_seed(0)
+        sae = topk.new(16, 32, 2).eval()
+        own = sae.training_forward_pass
+        monkeypatch.setattr(
+            sae, "training_forward_pass", lambda given, sae=sae, own=own: modes.append(sae.training) or own(given)
+        )
+        fit(sae, Activations(planted(500)), replace(PLAN, steps=4, warm_up=0), folder)
+        ends.append(sae.state_dict())
+    assert modes == [True] * 8
+    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())

@@ -42,6 +42,15 @@ def test_away_is_the_mirror_image() -> None:
     assert word(0.3, 0.29, 0.5) == UNTOLD
 
 
+def test_what_touches_is_not_apart() -> None:
+    """Exact numbers, intervals of ±1/16: ends that touch, and intervals as wide as half of the first distance."""
+    assert word(0.5, 0.4375, 0.375, half=1 / 16) == NONE
+    assert word(0.375, 0.4375, 0.5, half=1 / 16) == NONE
+    assert word(0.25, 0.25, 0.25, half=1 / 16) == UNTOLD
+    assert word(0.5, 0.5, 0.25, half=1 / 16) == UNTOLD  # one step does not fall
+    assert word(0.25, 0.5, 0.5, half=1 / 16) == UNTOLD
+
+
 def test_no_trend_needs_intervals_that_would_have_shown_one() -> None:
     assert word(0.21, 0.22, 0.20) == NONE  # intervals of 0.10, below half of 0.21
     assert word(0.20, 0.22, 0.21) == UNTOLD  # not below half of 0.20
@@ -67,6 +76,8 @@ def test_two_rungs_or_one_training_of_a_rung_cannot_tell() -> None:
         (Estimate(0.65, 0.5, 0.75), (0.05, 0.0, 0.2)),
         (Estimate(0.8, 0.75, 0.9), (0.0, 0.0, 0.0)),
         (Estimate(0.8, 0.6, 1.0), (0.0, 0.0, 0.1)),
+        (Estimate(1.05, 0.95, 1.1), (0.1, 0.0, 0.15)),  # they touch: at no distance, at the least
+        (Estimate(0.6, 0.55, 0.7), (0.1, 0.0, 0.15)),
     ],
 )
 def test_a_distance_is_to_the_nearer_end_of_the_range(found: Estimate, expected: tuple[float, ...]) -> None:
@@ -97,10 +108,12 @@ def test_settings_are_those_with_enough_rungs() -> None:
         [rows(0.1, d=d) for d in (32, 64, 128)] + [rows(0.1, d=d).assign(l0_ratio=0.125) for d in (32, 64)]
     )
     assert ladder.settings(table, "q") == [(1 / 16, 16.0)]
+    [(l0_ratio, width_ratio)] = ladder.settings(table.assign(width_ratio=math.nan), "q")
+    assert l0_ratio == 1 / 16 and math.isnan(width_ratio), "a series of widths has one setting"
 
 
 def test_a_table_survives_writing_and_a_broken_one_says_what_makes_it(tmp_path) -> None:
-    table = rows(0.25, 0.5)[list(ladder.COLUMNS)]
+    table = rows(0.25, 0.5)[list(ladder.COLUMNS)]  # of one quantity, so without differences
     ladder.write(tmp_path / "t.csv", table, {32: {"command": "make lab SIZE=32"}})
     again, about = ladder.read(tmp_path / "t.csv")
     pd.testing.assert_frame_equal(again, table, check_dtype=False)
@@ -110,10 +123,48 @@ def test_a_table_survives_writing_and_a_broken_one_says_what_makes_it(tmp_path) 
         ladder.read(tmp_path / "t.csv")
 
 
+def test_a_word_of_the_paper_accepts_the_range_of_the_scoreboard_test() -> None:
+    found = ladder.Question("norm-l0", "q", "", "says", within=(0.9, 1.0)).accepted({})
+    assert (found.low, found.high) == (0.9, 1.0)
+
+
+def measured(**values: float) -> pd.DataFrame:
+    """Quantities of one SAE at L0/d 1/16, and, of names that end in 2, of the one with twice its L0; intervals of ± 0.01."""
+    found = [rows(value, half=0.01).assign(quantity=name.rstrip("2")) for name, value in values.items()]
+    doubled = [name.endswith("2") for name in values]
+    return pd.concat(
+        [one.assign(l0_ratio=0.125 if twice else 0.0625) for one, twice in zip(found, doubled, strict=True)]
+    )
+
+
+def test_a_difference_is_above_zero_only_where_both_intervals_are_apart() -> None:
+    for vector, low in ((0.479, 0.001), (0.481, -0.001)):
+        table = ladder.with_differences(measured(r2_error_norm=0.5, r2_error_vector=vector))
+        found = table[table["quantity"] == "norm_over_vector"].iloc[0]
+        assert (found["value"], found["low"], found["high"]) == pytest.approx((0.5 - vector, low, low + 0.04))
+
+
+def test_the_two_r2_move_oppositely_only_as_far_as_the_lesser_of_both_moves() -> None:
+    table = ladder.with_differences(
+        measured(r2_error_norm=0.5, r2_error_norm2=0.6, r2_error_vector=0.4, r2_error_vector2=0.37)
+    ).set_index("quantity")
+    assert table.loc["norm_rise", "value"] == pytest.approx(0.1)
+    assert tuple(table.loc["opposite", ["value", "low", "high"]]) == pytest.approx((0.03, 0.01, 0.05))
+    assert set(table.loc[["norm_rise", "opposite"], "l0_ratio"]) == {0.0625}
+
+
 def test_every_question_is_a_claim_of_the_scoreboard_with_a_value_of_the_paper() -> None:
     assert {question.key for question in QUESTIONS} <= {claim.key for claim in CLAIMS}
-    assert {question.paper for question in QUESTIONS} <= set(VALUES)
+    assert {question.paper for question in QUESTIONS} - {""} <= set(VALUES)
     assert len({question.key for question in QUESTIONS}) == len(QUESTIONS)
+
+
+def test_differences_are_not_written(tmp_path) -> None:
+    ladder.write(
+        tmp_path / "t.csv", ladder.with_differences(measured(r2_error_norm=0.5, r2_error_vector=0.4)), {32: {}}
+    )
+    assert "norm_over_vector" not in (tmp_path / "t.csv").read_text()
+    assert "norm_over_vector" in set(ladder.read(tmp_path / "t.csv")[0]["quantity"])
 
 
 def test_the_shipped_table_has_every_question_of_every_rung_with_its_seeds() -> None:

@@ -1,5 +1,7 @@
 """The study on the shipped lab: one pass, kept results, and the numbers of the long way round."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -115,7 +117,7 @@ def test_nan_in_a_reconstruction_names_the_site_and_the_tokens(study, ref, monke
     broken.b_dec[3] = float("nan")
     monkeypatch.setattr(study, "load_sae", lambda _: broken)
     with pytest.raises(ValueError, match=rf"{ref.id}, tokens 0 to .*NaN or Inf"):
-        study._decompose(ref)
+        study._decompose(ref, study.load_sae)
 
 
 def test_out_of_memory_halves_the_block_and_the_numbers_stay(study, ref, tmp_path, monkeypatch):
@@ -169,3 +171,30 @@ def test_the_released_protocol_is_computed_beside_the_texts_own(study, ref):
     expected = 1 - (left**2).sum() / ((norm[~fit] - norm[~fit].mean()) ** 2).sum()
     assert table.value[1, False, "r2_error_norm"] == pytest.approx(expected, abs=1e-4)
     assert table.all_tokens[64, True, "fvu"] == pytest.approx(row.fvu, rel=0.2)
+
+
+def test_saes_are_loaded_one_ahead_and_the_numbers_are_those_of_each_alone(study, tmp_path, monkeypatch):
+    refs = study.saes()[:3]
+    alone = Study(study.profile, Store(tmp_path / "alone"))
+    monkeypatch.setattr(alone, "_has_room", lambda _: False)
+    other, loaded, load = Study(study.profile, Store(tmp_path / "ahead")), [], study.load_sae
+    monkeypatch.setattr(other, "load_sae", lambda ref: loaded.append((ref, threading.current_thread())) or load(ref))
+    assert other.measure(refs).equals(alone.measure(refs))
+    assert [ref for ref, _ in loaded] == refs
+    assert [thread is threading.main_thread() for _, thread in loaded] == [True, False, False]
+
+
+def test_an_sae_that_cannot_be_read_stops_at_its_turn(study, tmp_path, monkeypatch):
+    refs, load = study.saes()[:2], study.load_sae
+    other = Study(study.profile, Store(tmp_path))
+
+    def broken(ref):
+        if ref == refs[1]:
+            raise ParameterError(f"{ref.id} is cut short")
+        return load(ref)
+
+    monkeypatch.setattr(other, "load_sae", broken)
+    with pytest.raises(ParameterError, match=f"{refs[1].id} is cut short"):
+        other.measure(refs)
+    kept = [other.store.holds("sae", other.result_key(ref), sources=("dm_utils.engine.study",)) for ref in refs]
+    assert kept == [True, False]

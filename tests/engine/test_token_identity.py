@@ -86,6 +86,16 @@ def test_an_error_that_is_a_function_of_the_token_is_taken_by_its_table_and_leav
     assert (found[TOKEN] < 1e-20 * found[X]).all() and (found[X] > 100).all()
 
 
+@pytest.mark.parametrize("column", [0, 1, D])
+def test_the_norm_and_every_dimension_of_the_error_are_counted_once(split, tokens, column):
+    """Targets that are zero but for one column: its square is what is left, in the norm's place or in the vector's."""
+    y = torch.zeros(N, 1 + D).double()
+    y[:, column] = normal(N, 1, seed=7)[:, 0].double()
+    found = residuals(normal(N, D, seed=3), y.float(), tables(tokens), split)
+    for squares in found.values():
+        assert squares[:, int(column > 0)].sum() > 100 and squares[:, int(column == 0)].sum() < 1e-6
+
+
 def test_an_error_of_x_beyond_the_token_is_found_by_both_alone(split, tokens):
     """y = a function of the token + a map of what x has beyond it: neither part is enough, both are."""
     [group] = tables(tokens)[TOKEN]

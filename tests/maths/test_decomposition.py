@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import dm_utils as dm
+from dm_utils.maths import decomposition
 from dm_utils.maths.decomposition import Decomposer
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Split, runs
@@ -178,3 +179,17 @@ def test_halves_are_decomposed_as_float32(x, dtype):
     found, expected = dm.decompose(half, sae_out), dm.decompose(half.float(), sae_out.float())
     assert str(found) == str(expected)
     assert found.nonlinear_error.dtype == torch.float32
+
+
+def test_a_reconstruction_is_made_once_where_memory_allows_and_again_where_it_does_not(x, monkeypatch):
+    design, found, calls = Design(x, Split.random(runs(len(x)))), [], []
+
+    def sae_out(rows, block):
+        calls.append(rows)
+        return torch.relu(block - 2)
+
+    for kept in (decomposition.KEPT, 0):
+        monkeypatch.setattr(decomposition, "KEPT", kept)
+        found.append(decomposition.Decomposer(design, n_bootstrap=10).run(sae_out).metrics)
+    assert len(calls) == 3 * len(list(design.blocks()))
+    assert found[0] == found[1]

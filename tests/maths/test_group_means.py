@@ -2,20 +2,14 @@
 
 import pytest
 import torch
+from tokens import N, generator, random_split
 
 from dm_utils.maths.group_means import group_means
-from dm_utils.maths.resampling import Split
-
-N, CONTEXTS = 4000, 40
 
 
 @pytest.fixture
 def split():
-    return Split.random(torch.arange(N) * CONTEXTS // N, seed=1)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return random_split()
 
 
 def test_group_means_are_those_of_the_fitting_tokens(split):

@@ -249,3 +249,47 @@ def test_few_contexts_and_few_tokens_are_said_in_numbers(caplog):
     x = torch.randn(3000, 8)
     probe(x, x[:, 0], Split.random(runs(3000)))
     assert not caplog.text
+
+
+# --- float32 products, float64 sums --------------------------------------------------------------------------
+
+
+def test_a_cross_product_errs_by_no_more_than_one_chunk_of_float32_may():
+    """A float32 sum of m products errs by at most m u Σ|x||y|, u = 2⁻²⁴; sums between chunks are float64."""
+    torch.manual_seed(0)
+    x, y = torch.randn(5 * regression.CHUNK + 7, 6) * 1e3, torch.randn(5 * regression.CHUNK + 7, 4) + 50
+    found, exact = regression.cross_product(x, y), x.double().T @ y.double()
+    sizes = x.double().abs().T @ y.double().abs()
+    assert found.dtype == torch.float64
+    assert ((found - exact).abs() <= regression.CHUNK * 2.0**-24 * sizes).all()
+
+
+@pytest.mark.parametrize("massive", [1, 1e3])
+def test_float32_targets_move_r2_by_less_than_a_millionth(massive):
+    """The same numbers as float64 are summed in float64; one dimension may be a thousand times the others."""
+    torch.manual_seed(0)
+    x = torch.randn(20000, 24) @ torch.randn(24, 24) + 3
+    x[:, 5] *= massive
+    y = torch.nn.functional.normalize(x[:, :8], dim=1) + 0.3 * torch.randn(20000, 8)
+    split = Split.random(runs(20000))
+    design = Design(x, split)
+    maps = [design.fit_map(lambda rows, _, y=target: y[rows]) for target in (y, y.double())]
+    r2 = [r2_of_prediction(y[:, 0], m(x.double())[:, 0], split, n_bootstrap=2).value for m in maps]
+    assert r2[0] == pytest.approx(r2[1], abs=1e-6)
+    assert maps[0].coef.ne(maps[1].coef).any(), "two ways of summing"
+
+
+def test_blocks_on_a_cpu_are_no_larger_than_its_allocator_uses_again():
+    wide = Design(torch.randn(3000, 64), Split.random(runs(3000)), block=10**6)
+    wide.x = wide._near = torch.empty(3000, 64).expand(-1, 64)
+    assert [rows for rows, _ in wide.blocks()] == [slice(0, 3000)]
+    step = regression.CPU_BYTES // (4 * 2**15)
+    wide.x = wide._near = torch.zeros(1, 1).expand(3000, 2**15)
+    assert [len(x) for _, x in wide.blocks()] == [step] * (3000 // step) + [3000 % step]
+
+
+def test_x_stays_where_it_is_if_a_gpu_has_no_room(monkeypatch):
+    x = torch.zeros(64, 4)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (x.nbytes * regression.RESIDENT - 1, 0))
+    assert regression.resident(x, torch.device("cuda"), x.dtype) is x
+    assert regression.resident(x, torch.device("cpu"), x.dtype) is x

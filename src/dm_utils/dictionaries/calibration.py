@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-TUNED = {"jumprelu": "threshold", "top_afa": "share", "gated": "b_gate", "standard": "b_enc"}
+TUNED = {"jumprelu": "threshold", "top_afa": "share", "gated": "b_gate"}
 """Kinds of SAEs whose L0 is not set by their configuration, and what moves it."""
 NEAR = 0.025  # an L0 this close to the wanted one is that one
 
@@ -18,7 +18,7 @@ def calibrate(sae: Any, x: Float[Tensor, "token d"], l0: float, block: int = 409
     """Give an inference SAE the wanted mean L0 on `x`, by bisection; the number that was found.
 
     A JumpReLU SAE's thresholds are multiplied by it, the share of the norm that a top-AFA SAE's codes have is divided by it; from a
-    gated SAE's gate biases, or a standard SAE's encoder biases, it is taken off, in units of their pre-activations' standard deviation.
+    gated SAE's gate biases it is taken off, in units of their pre-activations' standard deviation.
     A TopK SAE whose tokens have too few positive pre-activations for their k gets the k that comes nearest. Others stay as they are (0
     is returned).
 

@@ -1,13 +1,13 @@
-"""Group Bias Adaptation (2506.14002): a ReLU SAE whose biases are set, not learned: each until its latent fires at its group's rate.
+"""Group Bias Adaptation (2506.14002): biases that say when a latent fires are set, not learned: each until it fires at its group's rate.
 
 Loss: ‖x − x̂‖², no sparsity penalty. The abstract says that biases are adapted "to ensure appropriate activation sparsity", by groups.
 Taken here: 8 groups of equal size with target rates in the proportion 1 : ½ : … : 1/128 that sum to L0 (none above ½); after each
-step the bias of latent j of group g moves by −η q_j, with q_j the batch's quantile of its pre-activations that a share p_g lies above
-(the largest, where p_g of a batch is less than one token) and η = 0.3: where q_j is zero, j fires at its rate. The input is taken about
-the decoder bias, so that weights cannot do what biases should. Rates end near their targets, but the paper's reconstruction is not
-reproduced: FVU stays far above TopK's, since a bias that makes a latent rare takes as much off its value when it fires. Its rule for
-the biases, which the abstract does not give, must differ. The decoder is not tied (the paper's theory ties it). The result is a
-standard ReLU SAE.
+step the bias b_j of latent j of group g moves by −η q_j, with q_j the batch's quantile of z_j + b_j that a share p_g lies above (the
+largest, where p_g of a batch is less than one token) and η = 0.3: where q_j is zero, j fires at its rate. The bias decides only whether
+j fires, z_j + b_j > 0, and its value is z_j: in a ReLU SAE a bias that makes a latent rare takes as much off its value, and what was
+left unexplained was more than twice as much. The input is taken about the decoder bias, so that weights cannot do what biases should.
+The rule for biases, and that they only choose, are choices taken here, since the abstract gives neither. The decoder is not tied (the
+paper's theory ties it). The result is a JumpReLU SAE with thresholds −b.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from sae_lens import StandardSAEConfig, StandardTrainingSAE, StandardTrainingSAEConfig
+from sae_lens import JumpReLUSAEConfig, StandardTrainingSAE, StandardTrainingSAEConfig
 from sae_lens.registry import register_sae_training_class
 from sae_lens.saes.sae import SAEConfig, TrainStepInput, TrainStepOutput
 from torch import Tensor
@@ -56,20 +56,29 @@ class GroupBiasTrainingSAEConfig(StandardTrainingSAEConfig):
         return "group_bias"
 
     def get_inference_config_class(self) -> type[SAEConfig]:
-        """Saved as SAELens' standard SAE."""
-        return StandardSAEConfig
+        """Saved as SAELens' JumpReLU SAE."""
+        return JumpReLUSAEConfig
 
 
 class GroupBiasTrainingSAE(StandardTrainingSAE):
-    """A ReLU SAE whose encoder biases follow target rates."""
+    """An SAE whose latents fire where their pre-activation exceeds what their group's target rate asks for."""
 
     cfg: GroupBiasTrainingSAEConfig
     target: Tensor
+    bias: Tensor
 
     def __init__(self, cfg: GroupBiasTrainingSAEConfig, use_error_term: bool = False):
         super().__init__(cfg, use_error_term)
         self.b_enc.requires_grad_(False)
         self.register_buffer("target", group_rates(cfg.d_sae, cfg.target_l0, cfg.groups))
+        self.register_buffer("bias", torch.zeros(cfg.d_sae))
+
+    def encode_with_hidden_pre(
+        self, x: Float[Tensor, "token d"]
+    ) -> tuple[Float[Tensor, "token latent"], Float[Tensor, "token latent"]]:
+        """What each latent is where it fires; and its pre-activation."""
+        hidden = self.process_sae_in(x) @ self.W_enc + self.b_enc
+        return hidden.relu() * (hidden + self.bias > 0), hidden
 
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         """The loss of reconstruction; then the biases move."""
@@ -83,12 +92,13 @@ class GroupBiasTrainingSAE(StandardTrainingSAE):
         above = (self.target * len(hidden)).long()  # tokens that should fire
         largest = hidden.topk(min(len(hidden), int(above.max()) + 1), dim=0).values  # sorted
         quantile = largest.gather(0, above.clamp_max(len(largest) - 1)[None])[0]
-        self.b_enc.data -= self.cfg.bias_rate * quantile
+        self.bias -= self.cfg.bias_rate * (quantile + self.bias)
 
     def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
-        """Leave the target rates behind."""
+        """Leave the target rates behind; a bias becomes a threshold."""
         super().process_state_dict_for_saving_inference(state_dict)
-        forget(state_dict, "target")
+        state_dict["threshold"] = -self.bias
+        forget(state_dict, "target", "bias")
 
 
 register_sae_training_class("group_bias", GroupBiasTrainingSAE, GroupBiasTrainingSAEConfig)

@@ -45,6 +45,7 @@ class Question:
     """A claim of the scoreboard (`key`), the quantity that the ladder measures of it, and where the paper's value stands.
 
     `about` is how far from that value counts as the paper's "about" or "almost", as in the scoreboard's test of the claim.
+    Where the paper gives a word and no number (`paper` empty), `within` is the range that the scoreboard's test accepts.
     """
 
     key: str
@@ -52,9 +53,12 @@ class Question:
     paper: str
     says: str
     about: float = 0.0
+    within: tuple[float, float] = (0.0, 1.0)
 
     def accepted(self, paper: Mapping[str, Range]) -> Estimate:
         """The paper's value, with the range that counts as it."""
+        if not self.paper:
+            return Estimate(sum(self.within) / 2, *self.within)
         said = paper[self.paper]
         return Estimate((said.low + said.high) / 2, said.low - self.about, said.high + self.about)
 
@@ -81,14 +85,19 @@ QUESTIONS = (
     Question("pursuit-fvu", "fvu_drop", "s6.1.fvu_decrease", "Encoder error: decrease of FVU by gradient pursuit"),
     Question("norm-ratio", "norm_ratio", "a1.norm_ratio", "‖Sae(x)‖ / ‖x‖", 0.05),
     Question("not-shrinkage", "cos_linear_x", "a1.cos_linear_x", "Cosine of LinearError with x", 0.15),
+    Question("vector-below", "norm_over_vector", "", "R² of the error norm less that of the vector"),
+    Question("norm-l0", "norm_rise", "", "Rise of the norm's R² as L0 doubles"),
+    Question("opposite", "opposite", "", "The lesser of the norm's rise and the vector's fall as L0 doubles"),
 )
+DIFFERENCES = ("norm_over_vector", "norm_rise", "opposite")
+"""Differences of two measurements, with intervals as wide as both: above 0 where the two are apart."""
 
 
 # --- the table that ships ----------------------------------------------------------------------------------
 
 
 def read(file: Path = SHIPPED) -> tuple[pd.DataFrame, dict[int, dict[str, Any]]]:
-    """The measurements (columns `COLUMNS`, one row per SAE and quantity), and of each rung how it was made.
+    """The measurements (columns `COLUMNS`, one row per SAE and quantity) and their differences, and how each rung was made.
 
     Raises
     ------
@@ -96,15 +105,40 @@ def read(file: Path = SHIPPED) -> tuple[pd.DataFrame, dict[int, dict[str, Any]]]
     """
     table, about = tables.read(file, COLUMNS, f"{COMMAND} WORK")
     try:
-        return table[list(COLUMNS)], {int(name.removeprefix("d ")): made for name, made in about.items()}
+        return with_differences(table[list(COLUMNS)]), {
+            int(name.removeprefix("d ")): made for name, made in about.items()
+        }
     except ValueError as error:
         raise LoadError(f"{file} names a rung without its d ({error}); `{COMMAND} WORK` measures a rung") from error
 
 
 def write(file: Path, table: pd.DataFrame, about: Mapping[int, Mapping[str, Any]]) -> None:
-    """Write the measurements under one line per rung that says how it was made."""
-    rows: list[dict[Any, Any]] = table[list(COLUMNS)].to_dict("records")
+    """Write the measurements, without their differences, under one line per rung that says how it was made."""
+    measured = table[~table["quantity"].isin(DIFFERENCES)]
+    rows: list[dict[Any, Any]] = measured[list(COLUMNS)].to_dict("records")
     tables.write(file, rows, {f"d {d}": about[d] for d in sorted(about)})
+
+
+def with_differences(table: pd.DataFrame) -> pd.DataFrame:
+    """The measurements with `DIFFERENCES`: between two R² of an SAE, and between it and the one of its kind with twice its L0."""
+
+    def of(quantity: str, l0_factor: int = 1) -> pd.DataFrame:
+        rows = table[table["quantity"] == quantity]
+        return rows.assign(l0_ratio=rows["l0_ratio"] / l0_factor).set_index(list(COLUMNS[:4]))[["value", "low", "high"]]
+
+    found = {"norm_over_vector": _minus(of("r2_error_norm"), of("r2_error_vector"))}
+    found["norm_rise"] = _minus(of("r2_error_norm", 2), of("r2_error_norm"))
+    fall = _minus(of("r2_error_vector"), of("r2_error_vector", 2))
+    found["opposite"] = found["norm_rise"].clip(upper=fall)
+    rows = [one.assign(quantity=name).reset_index() for name, one in found.items()]
+    return pd.concat([table, *(one for one in rows if len(one))], ignore_index=True)
+
+
+def _minus(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The difference of the rows that both have: from least less most to most less least."""
+    both = first.merge(second, left_index=True, right_index=True, suffixes=("", "_other"))
+    ends = {"low": both["low"] - both["high_other"], "high": both["high"] - both["low_other"]}
+    return pd.DataFrame({"value": both["value"] - both["value_other"], **ends})
 
 
 # --- rungs -------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from dm_utils.base.errors import ParameterError
 from dm_utils.base.files import content_key
+from dm_utils.engine.ahead import Ahead
 from dm_utils.engine.sources import source_digest
 from dm_utils.engine.store import Arrays, Store
 from dm_utils.maths.codes import Codes, decode, sparse_decode_applies
@@ -27,7 +28,7 @@ from dm_utils.maths.encoding import encode, prefer, reconstruct
 from dm_utils.maths.regression import AffineMap, Design
 from dm_utils.maths.resampling import Estimate, Split
 from dm_utils.world import corpus, models, saes
-from dm_utils.world.memory import with_less
+from dm_utils.world.memory import available, with_less
 from dm_utils.world.profile import Component, Profile
 from dm_utils.world.profiles import load_profile
 from dm_utils.world.sae_ref import SaeRef
@@ -35,6 +36,9 @@ from dm_utils.world.sae_ref import SaeRef
 if TYPE_CHECKING:
     from sae_lens import SAE
     from transformer_lens.model_bridge import TransformerBridge
+
+
+ROOM = 4  # times the size of an SAE's weights that must be free for it to be loaded ahead
 
 
 @dataclass(frozen=True)
@@ -258,10 +262,17 @@ class Study:
 
     def measure(self, refs: Sequence[SaeRef]) -> pd.DataFrame:
         """One row per SAE: what it is, its measured L0 and dead latents, and each metric with its interval."""
-        if not all(self.store.holds("sae", self.result_key(ref), sources=(__name__,)) for ref in refs):
+        missing = [ref for ref in refs if not self.store.holds("sae", self.result_key(ref), sources=(__name__,))]
+        if missing:
             self.collect((ref.layer, ref.component) for ref in refs)
-        rows = [self._result(ref)[0] for ref in tqdm(refs, desc="SAEs", unit="SAE", leave=False)]
+        with Ahead(self.load_sae, missing, self._has_room) as ahead:
+            rows = [self._result(ref, ahead.take)[0] for ref in tqdm(refs, desc="SAEs", unit="SAE", leave=False)]
         return pd.DataFrame([self._row(ref, row) for ref, row in zip(refs, rows, strict=True)])
+
+    def _has_room(self, ref: SaeRef) -> bool:
+        """Whether an SAE's two float32 matrices fit beside another's."""
+        weights = 2 * 4 * ref.d_sae * self._shape(ref.layer, ref.component)[1]
+        return ROOM * weights < available(models.resolve_device(self.profile.device))
 
     def token_scalars(self, ref: SaeRef) -> dict[str, np.ndarray]:
         """Per-token float32 scalars of an SAE: the squared norms of x, Sae(x) and the error's parts, and L0."""
@@ -301,9 +312,9 @@ class Study:
         key = {"site": site, "sae": ref.key(), "protocol": protocol}
         return key if p.precision == "float32" else key | {"precision": p.precision}
 
-    def _result(self, ref: SaeRef) -> tuple[dict[str, Any], Arrays]:
+    def _result(self, ref: SaeRef, load: Callable[[SaeRef], SAE[Any]] | None = None) -> tuple[dict[str, Any], Arrays]:
         def compute() -> tuple[Any, Arrays]:
-            result, l0, dead, ties = self._measured(ref)
+            result, l0, dead, ties = self._measured(ref, load)
             metrics = {name: estimate.plain() for name, estimate in result.metrics.items()}
             scalars = {name: result.scalars[name].numpy() for name in SCALARS} | {"l0": l0.float().numpy()}
             data = {
@@ -316,20 +327,22 @@ class Study:
 
         return self.store.kept("sae", self.result_key(ref), compute, sources=(__name__,))
 
-    def _measured(self, ref: SaeRef) -> tuple[Decomposition, Tensor, float, int]:
+    def _measured(
+        self, ref: SaeRef, load: Callable[[SaeRef], SAE[Any]] | None = None
+    ) -> tuple[Decomposition, Tensor, float, int]:
         """`_decompose`, in smaller blocks from where memory runs out."""
         design = self.site(ref.layer, ref.component).design
 
         def run(block: int) -> tuple[Decomposition, Tensor, float, int]:
             design.block = block
-            return self._decompose(ref)
+            return self._decompose(ref, load or self.load_sae)
 
         result, design.block = with_less(run, design.block, f"tokens per block, for {ref.id}")
         return result
 
-    def _decompose(self, ref: SaeRef) -> tuple[Decomposition, Tensor, float, int]:
+    def _decompose(self, ref: SaeRef, load: Callable[[SaeRef], SAE[Any]]) -> tuple[Decomposition, Tensor, float, int]:
         """Encode each block once, keep its sparse codes, and decode them for both passes; the last number counts ties."""
-        sae, site = self.load_sae(ref), self.site(ref.layer, ref.component)
+        sae, site = load(ref), self.site(ref.layer, ref.component)
         sparse = sparse_decode_applies(sae)
         kept: dict[int, Codes] = {}
         l0 = torch.zeros(len(site.x), dtype=torch.int32)

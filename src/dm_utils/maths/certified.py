@@ -203,10 +203,17 @@ def _sampled(left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Tensor
     start = torch.zeros(len(left) + 1, dtype=torch.int64, device=left.device)
     torch.cumsum(torch.bincount(row, minlength=len(left)), 0, out=start[1:])
     shape = (len(left), len(right))
+    _hush()
+    pattern = torch.sparse_csr_tensor(start, column, left.new_zeros(len(row)), shape, check_invariants=False)
+    return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
+
+
+@cache
+def _hush() -> None:
+    """Have PyTorch say now, unheard, what it says once per process: that CSR tensors are in beta."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
-        pattern = torch.sparse_csr_tensor(start, column, left.new_zeros(len(row)), shape, check_invariants=False)
-        return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
+        warnings.simplefilter("ignore", UserWarning)
+        torch.zeros(1, 1).to_sparse_csr()
 
 
 def _resolved(y: Tensor, token: Tensor, latent: Tensor, encoder: Encoder) -> Tensor:

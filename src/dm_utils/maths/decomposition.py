@@ -43,6 +43,7 @@ Reconstruction = Callable[[slice, Float[Tensor, "token d"]], Float[Tensor, "toke
 NORMS = ("x_norm2", "sae_norm2", "error_norm2", "linear_norm2", "nonlinear_norm2")
 NORM_METRICS = ("r2_x_norm", "r2_sae_norm", "r2_error_norm", "r2_linear_norm", "r2_nonlinear_norm")  # in their order
 SCALARS = (*NORMS, "x_dot_sae", "x_dot_linear")
+KEPT = 2**30  # bytes of reconstructions that are kept for the second pass, so that it need not decode again
 FLOOR = 1e-12  # an error whose variance is below this share of E[x²] is rounding, not error
 
 
@@ -79,19 +80,22 @@ class Decomposer:
 
     def run(self, sae_out: Reconstruction, name: str = "sae_out") -> Decomposition:
         """Decompose the error of the SAE that reconstructs each block x as `sae_out(rows, x)`."""
-        cross = {"x_dot_sae": 0.0, "sae_norm2": 0.0}
+        kept: dict[int, Tensor] = {}
+        keeps = self.design.x.numel() * self.design.dtype.itemsize <= KEPT
 
         def error(rows: slice, x: Tensor) -> Tensor:
             reconstruction = sae_out(rows, x)
             check_reconstruction(reconstruction, x, name, rows)
-            fit = self.design.split.fit[rows].to(x.device)
-            cross["x_dot_sae"] += float((x[fit].double() * reconstruction[fit]).sum())
-            cross["sae_norm2"] += float((reconstruction[fit].double() ** 2).sum())
+            if keeps:
+                kept[rows.start] = reconstruction
             return x - reconstruction
 
         error_map = self.design.fit_map(error)
-        shrinkage = cross["x_dot_sae"] / cross["sae_norm2"] if cross["sae_norm2"] > 0 else math.nan
-        sums, scalars = self._second_pass(sae_out, error_map)
+        again: Reconstruction = (lambda rows, _: kept.pop(rows.start)) if keeps else sae_out
+        sums, scalars = self._second_pass(again, error_map)
+        fit = self.design.split.fit
+        shared, size = (float(scalars[scalar][fit].sum()) for scalar in ("x_dot_sae", "sae_norm2"))
+        shrinkage = shared / size if size > 0 else math.nan
         metrics = self._vector_metrics({**self._x_sums, **sums}, shrinkage)
         metrics |= self._scalar_metrics(scalars)
         if self.interval == "fit":
@@ -106,19 +110,20 @@ class Decomposer:
         for rows, x in design.blocks():
             sae = sae_out(rows, x)
             error, linear = x - sae, error_map(x)
-            nonlinear, centred = error - linear, error - mean_error.to(x.device)
-            sums.add(
+            nonlinear, held_out = error - linear, sums.held_out(rows).to(x.device)
+            centred = error.index_select(0, held_out) - mean_error.to(x.device)
+            sums.add_held_out(
                 rows,
                 y=centred,
                 y2=centred**2,
-                residual2=nonlinear**2,
-                xy=centred * (x - design.mean.to(x.device, x.dtype)),
+                residual2=nonlinear.index_select(0, held_out) ** 2,
+                xy=centred * (x.index_select(0, held_out) - design.mean.to(x.device, x.dtype)),
             )
             vectors = dict(zip(NORMS, (x, sae, error, linear, nonlinear), strict=True))
             for scalar, vector in vectors.items():
-                scalars[scalar][rows] = (vector**2).sum(-1).cpu().double()
-            scalars["x_dot_sae"][rows] = (x * sae).sum(-1).cpu().double()
-            scalars["x_dot_linear"][rows] = (x * linear).sum(-1).cpu().double()
+                scalars[scalar][rows] = torch.linalg.vector_norm(vector, dim=1).cpu().double() ** 2
+            for scalar, other in {"x_dot_sae": sae, "x_dot_linear": linear}.items():
+                scalars[scalar][rows] = torch.einsum("td,td->t", x, other).cpu().double()
         error2 = HeldOutSums(design.split)
         error2.add(
             slice(0, len(design)),

@@ -2,6 +2,10 @@
 
 A *design* is the matrix of regressors, X in R^{N x d}. Its second moments are accumulated in float64 about its mean and
 factorised once; each target then costs one cross product and one triangular solve.
+
+A float32 target's cross product is summed in float32 over `CHUNK` tokens and in float64 between chunks. A chunk of m terms
+errs like a random walk by about u m σ_x σ_y, u = 2⁻²⁴; over n tokens that is u √(mn) σ_x σ_y, a share u √m = 2e-6 of what
+the same sum scatters by from sample to sample (σ_x σ_y √n). The Gram matrix, whose errors its inverse multiplies, is float64.
 """
 
 from __future__ import annotations
@@ -18,6 +22,11 @@ from torch import Tensor
 from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split, check_finite, r2_weighted, warn_if_few
 
 BLOCK = 8192
+CHUNK = 1024  # tokens whose products are summed in the target's own precision
+RESIDENT = 4  # a design stays on its device if it takes at most one part in so many of the memory that is free there
+CPU_BYTES = (
+    2**24
+)  # of a block on a CPU: memory that the allocator uses again, where more would be mapped anew each time
 SAMPLE = 512  # tokens whose median is the shift about which moments are summed
 
 
@@ -81,6 +90,7 @@ class Design:
         self.dtype = torch.promote_types(x.dtype, torch.float32)
         self.device = torch.device(device or x.device)
         self._exact = product_dtype(self.device, self.dtype)
+        self._near = resident(x, self.device, self.dtype)
         self.shift, self._sum = self._shift(), torch.zeros(x.shape[1], dtype=torch.float64)
         gram = self._moments()
         self.mean = self.shift + self._sum / n_fit
@@ -91,10 +101,13 @@ class Design:
         return len(self.x)
 
     def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "token d"]]]:
-        """Walk through the tokens in order, `block` at a time, on the compute device, in `dtype`."""
-        for start in range(0, len(self.x), self.block):
-            rows = slice(start, min(start + self.block, len(self.x)))
-            yield rows, self.x[rows].to(self.device, self.dtype)
+        """Walk through the tokens in order, at most `block` at a time, on the compute device, in `dtype`."""
+        step = self.block
+        if self.device.type == "cpu":
+            step = min(step, max(1, CPU_BYTES // (self.dtype.itemsize * self.x.shape[1])))
+        for start in range(0, len(self.x), step):
+            rows = slice(start, min(start + step, len(self.x)))
+            yield rows, self._near[rows].to(self.device, self.dtype)
 
     def _shift(self) -> Float[Tensor, " d"]:
         """Of each column, the median of some fitting tokens; zero without an intercept, where nothing is centred."""
@@ -117,8 +130,9 @@ class Design:
             gram += (moved.T @ moved).cpu()
         return gram - torch.outer(self._sum, self._sum) / self.n_fit if self.intercept else gram
 
-    def _moved(self, x: Tensor) -> Tensor:
-        return x.to(self._exact) - self.shift.to(x.device, self._exact)
+    def _moved(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        dtype = dtype or self._exact
+        return x.to(dtype) - self.shift.to(x.device, dtype)
 
     def fit_map(self, target: Callable[[slice, Tensor], Float[Tensor, "token target"]]) -> AffineMap:
         """Fit the affine map from x to `target(rows, x_block)`, reading each block once."""
@@ -127,16 +141,17 @@ class Design:
         for rows, x in self.blocks():
             y = target(rows, x)
             check_finite(y, f"target of {self.name}, tokens {rows.start} to {rows.stop - 1}")
-            fit = self.split.fit[rows].to(x.device)
-            y = y[fit].to(self._exact)
-            if not len(y):
+            fit = self.split.fit[rows].nonzero().squeeze(1).to(x.device)
+            if not len(fit):
                 continue
+            y = y.index_select(0, fit)
+            y = y.to(self._exact if y.dtype == torch.float64 else self.dtype)
             if not len(cross):
                 y_shift = y.mean(0) if self.intercept else torch.zeros_like(y[0])
                 y_sum = torch.zeros(y.shape[1], dtype=torch.float64)
                 cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
             y = y - y_shift
-            cross += (self._moved(x[fit]).T @ y).cpu().double()
+            cross += cross_product(self._moved(x.index_select(0, fit), y.dtype), y)
             y_sum += y.sum(0).cpu().double()
         if not self.intercept:
             return AffineMap(self._solve(cross), torch.zeros_like(y_sum))
@@ -209,8 +224,24 @@ def r2_of_prediction(
     return Bootstrap(sums.totals, n_bootstrap, seed).estimate(r2_weighted)
 
 
+def resident(x: Float[Tensor, "token d"], device: torch.device, dtype: torch.dtype) -> Float[Tensor, "token d"]:
+    """x on a GPU, moved once for all passes of all SAEs, if there is room; else x as it is, so that blocks are moved."""
+    if device.type != "cuda" or x.numel() * dtype.itemsize * RESIDENT > torch.cuda.mem_get_info(device)[0]:
+        return x
+    return x.to(device, dtype)
+
+
+def cross_product(x: Float[Tensor, "token d"], y: Float[Tensor, "token target"]) -> Float[Tensor, "d target"]:
+    """xᵀy in float64, from products in the precision of x and y over `CHUNK` tokens each (a GPU: over all of them)."""
+    step = CHUNK if x.device.type == "cpu" and x.dtype != torch.float64 else len(x)
+    total = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
+    for a, b in zip(x.split(step), y.split(step), strict=True):
+        total += (a.T @ b).cpu()
+    return total
+
+
 def product_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """In which numbers x'y is summed: float64 on a CPU; elsewhere those of x, since a GPU is slow at more or has none."""
+    """In which numbers moments and float64 targets are summed: float64 on a CPU; elsewhere those of x, as GPUs are slow at more."""
     return torch.float64 if device.type == "cpu" else dtype
 
 

@@ -161,11 +161,18 @@ class HeldOutSums:
 
     def add(self, rows: slice, **columns: Tensor) -> None:
         """Add the block `rows` of per-token columns, each [token] or [token, d]."""
-        held_out = ~self.split.fit[rows]
-        local, index = torch.unique(self.split.group[rows][held_out], return_inverse=True)
-        for name, column in {"n": held_out.double(), **columns}.items():
-            values = column[held_out.to(column.device)]
-            values = values if values.ndim == 2 else values[:, None]
+        held_out = self.held_out(rows)
+        self.add_held_out(rows, **{name: column[held_out.to(column.device)] for name, column in columns.items()})
+
+    def held_out(self, rows: slice) -> Int[Tensor, " held"]:
+        """Which tokens of a block are held out, by their place in it."""
+        return (~self.split.fit[rows]).nonzero().squeeze(1)
+
+    def add_held_out(self, rows: slice, **columns: Tensor) -> None:
+        """Add columns that hold only the held-out tokens of the block `rows`."""
+        local, index = torch.unique(self.split.group[rows][self.held_out(rows)], return_inverse=True)
+        for name, column in {"n": torch.ones(len(index)), **columns}.items():
+            values = column if column.ndim == 2 else column[:, None]
             exact = values.dtype if values.device.type == "mps" else torch.float64
             sums = torch.zeros(len(local), values.shape[1], dtype=exact, device=values.device)
             sums.index_add_(0, index.to(values.device), values.to(exact))

@@ -66,6 +66,24 @@ def beside_topk(against: pd.DataFrame, runs: pd.DataFrame) -> alt.LayerChart:
     return alt.layer(*layers).properties(**WIDE, height=alt.Step(26))
 
 
+def budget(budgets: pd.DataFrame) -> alt.LayerChart:
+    """Draw each method's ratio to TopK's curve at both budgets, with intervals over text, beside the limits of the rule."""
+    order = budgets[budgets["longer"]].sort_values("ratio")["title"].tolist()
+    most = budgets.groupby("longer")["tokens"].max().map("{:,} tokens".format)
+    data = budgets.assign(text=texts(budgets, "ratio", "low", "high"), budget=budgets["longer"].map(most)).round(5)
+    scale = alt.Scale(domain=most.tolist(), range=[COLORS["error"], COLORS["nonlinear"]])
+    base = alt.Chart(data).encode(
+        y=alt.Y("title:N", title=None, sort=order, axis=alt.Axis(labelLimit=260)),
+        yOffset=alt.YOffset("budget:N", sort=most.tolist()),
+        color=alt.Color("budget:N", title=None, scale=scale),
+        tooltip=["title:N", "budget:N", alt.Tooltip("text:N", title="ratio"), "fvu:Q"],
+    )
+    limits = alt.Chart(pd.DataFrame({"ratio": [1 - SAME, 1 + SAME]})).mark_rule(strokeDash=[4, 4], opacity=0.6)
+    x = alt.X("ratio:Q", title="ratio ρ", scale=alt.Scale(zero=False, padding=16))
+    points = with_interval(base, x, filled=True, size=60)
+    return alt.layer(limits.encode(x=x), points).properties(**WIDE, height=alt.Step(18))
+
+
 def by_method(methods: pd.DataFrame, rows: pd.DataFrame) -> alt.LayerChart:
     """Draw every metric by method, with its interval over text and a tick per seed; a list chooses the metric."""
     long = pd.concat([_long(methods, name, ("_low", "_high")) for name in METRICS], ignore_index=True)

@@ -24,8 +24,10 @@ METRICS = (
     "kl",
     "fvu_pursued",
     "fvu_nonlinear_pursued",
+    "rules",
+    "rules_dealt",
 )
-PLAIN = ("l0", "dead_fraction", "train_seconds", "encode_flops", "tokens", "l0_wanted")
+PLAIN = ("l0", "dead_fraction", "train_seconds", "encode_flops", "tokens", "l0_wanted", "rules_tested")
 SIZE = ["d_sae", "l0_wanted"]
 
 
@@ -137,6 +139,19 @@ def sizes(table: pd.DataFrame, methods: str | None = None, seeds: int | None = N
         rows = select(mine, None, int(width), float(l0), seeds)
         found.append(against_curve(rows).assign(d_sae=int(width), l0_wanted=float(l0)))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def budgets(rows: pd.DataFrame, longer: pd.DataFrame) -> pd.DataFrame:
+    """`ratios` of the first seed's runs at both budgets, each to TopK's curve at its own; what ran at one alone is left out.
+
+    One row per method and budget, `longer` says which.
+    """
+    width, l0 = longer[["d_sae", "l0_wanted"]].iloc[0]
+    usual = rows[(rows["seed"] == 0) & (rows["d_sae"] == width)]
+    found = pd.concat([ratios(usual).assign(longer=False), ratios(longer).assign(longer=True)], ignore_index=True)
+    found = found[(found["l0_wanted"] == l0) & found["method"].isin(longer["method"]) & (found["method"] != BASELINE)]
+    columns = ["title", "method", "longer", "tokens", "fvu", "ratio", "low", "high"]
+    return found[found.groupby("method")["ratio"].transform("count") == 2][columns].reset_index(drop=True)
 
 
 def best_rates(rates: pd.DataFrame) -> pd.DataFrame:

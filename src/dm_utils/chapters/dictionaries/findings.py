@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from dm_utils.base.verdicts import HOLDS, UNTESTABLE, higher, verdict, within
-from dm_utils.base.words import escape, how_many, number
+from dm_utils.base.verdicts import HOLDS, UNTESTABLE, verdict, within
+from dm_utils.base.words import escape, how_many, span
+from dm_utils.chapters.dictionaries.claims import apart, judge
 from dm_utils.chapters.dictionaries.experiment import BASELINE
-from dm_utils.chapters.dictionaries.views import NAMES, prices
+from dm_utils.chapters.dictionaries.views import prices
 from dm_utils.maths.resampling import Estimate
 
 Table = Any  # a pd.DataFrame: pandas' stubs know nothing of the columns that rows are read by
@@ -18,37 +18,8 @@ SAME = 0.05  # a method keeps TopK's FVU_nonlinear at equal FVU if their ratio i
 WHY = {
     "top_afa_own": "the norm of the activation sets it",
     "variational": "fewer of its means are positive than places are to be filled",
-    "group_bias": "its rates are set on the training text",
 }
 """Why a method's L0 may not be the wanted one."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What an abstract says of its method, as a comparison with TopK at equal width and L0: `metric` is `more` or less than TopK's."""
-
-    method: str
-    words: str
-    metric: str
-    more: bool = False
-
-
-CLAIMS = (
-    Claim("batchtopk", "BatchTopK outperforms TopK in reconstruction", "fvu"),
-    Claim("jumprelu", "JumpReLU reconstructs best at a given sparsity", "fvu"),
-    Claim("matryoshka", "Matryoshka trades some reconstruction away", "fvu", more=True),
-    Claim("abstopk", "AbsTopK improves reconstruction fidelity", "fvu"),
-    Claim("gradient", "g-SAEs are more faithful to the network's performance", "ce_recovered", more=True),
-    Claim("mutual_choice", "Mutual Choice reconstructs better at equal sparsity", "fvu"),
-    Claim("mutual_choice", "… with fewer dead features", "dead_fraction"),
-    Claim("feature_choice", "Feature Choice reconstructs better at equal sparsity", "fvu"),
-    Claim("feature_choice", "… with fewer dead features", "dead_fraction"),
-    Claim("group_bias", "Group Bias Adaptation is superior to benchmark methods", "fvu"),
-    Claim("itda", "ITDA incurs a performance penalty", "fvu", more=True),
-    Claim("itda", "… and is trained in less time", "train_seconds"),
-    Claim("variational", "The variational SAE underperforms", "fvu", more=True),
-    Claim("variational", "… with many more dead features", "dead_fraction", more=True),
-)
 
 
 def moved(row: Any) -> bool | None:
@@ -105,45 +76,6 @@ def stays(against: Table) -> str:
     return verdict(not case for case in cases if case is not None)
 
 
-def apart(metric: str, mine: pd.Series, other: pd.Series) -> bool | None:
-    """Whether a method's metric is higher than another's, over text and over seeds; None where either overlaps, or seeds are lacking.
-
-    A metric without an interval over text is judged by its seeds alone.
-    """
-    if min(mine["seeds"], other["seeds"]) < 2:
-        return None
-    cases = {higher(over_seeds(mine, metric), over_seeds(other, metric))}
-    if f"{metric}_low" in mine:
-        cases.add(higher(Estimate.read(mine, metric), Estimate.read(other, metric)))
-    return cases.pop() if len(cases) == 1 else None
-
-
-def over_seeds(row: pd.Series, metric: str) -> Estimate:
-    """A metric's mean over seeds, with their extremes in the place of an interval."""
-    return Estimate(row[metric], row[f"{metric}_least"], row[f"{metric}_most"])
-
-
-def judged(claim: Claim, methods: Table) -> str:
-    """A claim's verdict: apart in the claimed order over text and over seeds; untestable where not apart, not run, or not at that L0."""
-    by_name = methods[methods["equal_l0"]].set_index("method")
-    if not {claim.method, BASELINE} <= set(by_name.index):
-        return UNTESTABLE
-    above = apart(claim.metric, by_name.loc[claim.method], by_name.loc[BASELINE])
-    return verdict([above if claim.more or above is None else not above])
-
-
-def claims(methods: Table) -> pd.DataFrame:
-    """Each paper's headline, what it becomes here, and its verdict."""
-    by_name, rows = methods.set_index("method"), []
-    for claim in CLAIMS:
-        values = [
-            number(float(by_name.loc[name, claim.metric])) if name in by_name.index else "not run"
-            for name in (claim.method, BASELINE)
-        ]
-        rows.append((claim.words, f"{NAMES[claim.metric]}: {values[0]}; TopK {values[1]}", judged(claim, methods)))
-    return pd.DataFrame(rows, columns=["The abstract says", "Here, at equal width and L0", "Verdict"])
-
-
 def gamed(methods: Table) -> list[Any]:
     """Methods whose FVU_nonlinear is lower than TopK's while their FVU is higher, over text and over seeds.
 
@@ -173,6 +105,59 @@ def gaming_sentence(methods: Table) -> str:
         f"{100 * topk.ce_recovered:.0f} %): what {'it leaves' if len(found) == 1 else 'they leave'} is larger, and more of it is linear in "
         "$x$. A linear map of $x$ takes that part back, but then it is no longer the dictionary that explains it."
     )
+
+
+def rules_sentence(methods: Table) -> str:
+    """How far token rules say when latents are active, and at equal L0 whose latents they say better or worse than TopK's."""
+    by_name = methods[methods["equal_l0"]].set_index("method")
+    if BASELINE not in by_name.index or pd.isna(by_name.loc[BASELINE, "rules"]):
+        return "Token rules have not been tested here."
+    topk, others = by_name.loc[BASELINE], by_name.drop(index=BASELINE)
+    cases = {name: apart("rules", row, topk) for name, row in others.iterrows()}
+    listed = {
+        case: ", ".join(
+            f"{escape(others.title[name])} ({others.rules[name]:.2f})" for name in cases if cases[name] is case
+        )
+        for case in (True, False, None)
+    }
+    words = {True: "better", False: "worse", None: "not told apart from TopK's"}
+    said = "; ".join(f"{words[case]}: {names}" for case, names in listed.items() if names)
+    told = span(by_name["rules_tested"], ".0f", " %")
+    return (
+        f"A rule about tokens tells when a latent of TopK is active with a balanced accuracy of **{Estimate.read(topk, 'rules')}**; "
+        f"rules dealt to other latents, {Estimate.read(topk, 'rules_dealt')}. At equal L0, latents of other methods are said {said}. Only "
+        f"latents active in enough windows are tested, {told} of those drawn. That a method's latents are no better said by token rules "
+        f"than TopK's: **{verdict(not case for case in cases.values() if case is not None)}**."
+    )
+
+
+def side(row: Any) -> int | None:
+    """Where a ratio lies over text: below 1 − `SAME` (−1), above 1 + `SAME` (1), between (0); None across a limit."""
+    found = Estimate(row.ratio, row.low, row.high)
+    if within(found, 1 - SAME, 1 + SAME):
+        return 0
+    below, over = within(found, -float("inf"), 1 - SAME), within(found, 1 + SAME, float("inf"))
+    return -1 if below else 1 if over else None
+
+
+def budget_sentence(budgets: Table) -> str:
+    """Whether methods stay on their side of TopK's curve when all train on more tokens."""
+    if not len(budgets):
+        return "No method has run with more tokens, so whether the budget matters is **untestable here**."
+    tokens = budgets.groupby("longer")["tokens"].max()
+    pairs = [
+        (next(rows[~rows["longer"]].itertuples()), next(rows[rows["longer"]].itertuples()))
+        for _, rows in budgets.groupby("method", sort=False)
+    ]
+    told = [(short, long) for short, long in pairs if None not in (side(short), side(long))]
+    turned = [f"{escape(a.title)} ({a.ratio:.2f} → {b.ratio:.2f})" for a, b in told if side(a) != side(b)]
+    untold = [long for short, long in pairs if None in (side(short), side(long))]
+    said = f"With {tokens[True]:,} tokens in the place of {tokens[False]:,}, {len(told) - len(turned)} of the {len(told)} methods "
+    said += "that can be told stay on their side"
+    said += f"; not so {', '.join(turned)}" if turned else ""
+    said += f"; across a limit at one budget: {titles(untold)}" if untold else ""
+    stay = verdict(side(a) == side(b) for a, b in told)
+    return f"{said}. That the budget does not change who is on which side of TopK's curve: **{stay}**."
 
 
 def curve_sentence(curve: Table) -> str:
@@ -263,12 +248,19 @@ def sizes_sentence(everywhere: Table, against: Table) -> str:
     return f"Of those that move, {'; '.join(said)}."
 
 
-def lessons(methods: Table, against: Table, everywhere: Table) -> list[str]:
+def lessons(methods: Table, against: Table, everywhere: Table, budgets: Table) -> list[str]:
     """What was learned, as sentences."""
-    found = claims(methods)
+    found = judge(methods)
     holds = int((found["Verdict"] == HOLDS).sum())
     tested = int((found["Verdict"] != UNTESTABLE).sum())
     said = f"Of {len(found)} claims of the abstracts, {tested} can be judged here"
     said += f", and of these {how_many(holds, tested)} hold." if tested else "."
     kind = f"{kind_sentence(against)} {sizes_sentence(everywhere, against)}"
-    return [kind, gaming_sentence(methods), winner(methods), afa_sentence(against), tuning_sentence(methods), said]
+    ways = [
+        gaming_sentence(methods),
+        winner(methods),
+        rules_sentence(methods),
+        afa_sentence(against),
+        tuning_sentence(methods),
+    ]
+    return [kind, budget_sentence(budgets), *ways, said]

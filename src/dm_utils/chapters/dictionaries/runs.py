@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import torch
 from sae_lens import SAE
 
 from dm_utils.base.files import write_atomic
-from dm_utils.chapters.dictionaries import gradients, measure
+from dm_utils.chapters.dictionaries import gradients, measure, rules
 from dm_utils.chapters.dictionaries.saving import CALIBRATION_TOKENS, save_at_l0
 from dm_utils.dictionaries.methods import METHODS
 from dm_utils.dictionaries.sae_tuning import TuningPlan, tune
@@ -48,7 +49,7 @@ def order(methods: Sequence[str], widths: Sequence[int], l0s: Sequence[int], see
     A method that sets its own L0 runs once for each width, and brings runs of TopK that are as dense with it.
     """
     width, l0 = widths[0], l0s[0]
-    curve = [k for k in (l0 // 4, l0 // 2, 2 * l0, 4 * l0) if k and "topk" in methods]
+    curve = curve_l0s(l0) if "topk" in methods else []
     found = [Run(method, width, l0, 0) for method in methods]
     found += [Run("topk", width, k, 0) for k in curve]
     if any(METHODS[method].own_l0 for method in methods) and curve:
@@ -56,17 +57,41 @@ def order(methods: Sequence[str], widths: Sequence[int], l0s: Sequence[int], see
     for seed in range(1, seeds):
         found += [Run(method, width, l0, seed) for method in methods if not METHODS[method].own_l0]
         found += [Run("topk", width, k, seed) for k in curve]
-    found += [Run("topk", w, k, 0) for w in widths[1:] for k in curve[1:3]]  # a curve at the other widths, too
+    found += [Run("topk", w, k, 0) for w in widths[1:] for k in curve]
     for w, k in [(w, k) for w in widths for k in l0s][1:]:
         found += [Run(method, w, k, 0) for method in methods if not METHODS[method].own_l0]
     return list(dict.fromkeys(found))
 
 
-class Workshop:
-    """A work folder: what runs train on, and what they left. `contexts` of the evaluation text measure; `lrs`: by method's name."""
+def headline(methods: Sequence[str], width: int, l0: int) -> list[Run]:
+    """TopK's curve from the wanted L0 on, the nearest L0s first, and every other method at that L0; one seed each."""
+    nearest = sorted(curve_l0s(l0), key=lambda k: abs(math.log(k / l0)))
+    return [Run("topk", width, k, 0) for k in (l0, *nearest)] + [Run(m, width, l0, 0) for m in methods if m != "topk"]
 
-    def __init__(self, work: Path, layer: int, plan: Plan, contexts: int, lrs: Mapping[str, float] | None = None):
-        self.work, self.layer, self.plan, self.contexts, self.lrs = work, layer, plan, contexts, lrs or {}
+
+def curve_l0s(l0: int) -> list[int]:
+    """The L0s of TopK's curve beside a wanted one."""
+    return [k for k in (l0 // 4, l0 // 2, 2 * l0, 4 * l0) if k]
+
+
+class Workshop:
+    """A work folder: what runs train on, and what they left, in its folder `runs`.
+
+    `contexts` of the evaluation text measure; `lrs`: by method's name; `dear`: whether the first seeds' measurements are all of them.
+    """
+
+    def __init__(
+        self,
+        work: Path,
+        layer: int,
+        plan: Plan,
+        contexts: int,
+        lrs: Mapping[str, float] | None = None,
+        runs: str = "runs",
+        dear: bool = True,
+    ):
+        self.work, self.layer, self.plan, self.contexts = work, layer, plan, contexts
+        self.lrs, self.runs, self.dear = lrs or {}, runs, dear
 
     @cached_property
     def activations(self) -> Activations:
@@ -101,7 +126,7 @@ class Workshop:
 
     def folder(self, run: Run) -> Path:
         """Where a run's checkpoint, SAE and report lie."""
-        return self.work / "runs" / run.id
+        return self.work / self.runs / run.id
 
     def do(self, run: Run) -> dict[str, Any]:
         """Train, save and measure a run that is not finished; its report is written last."""
@@ -113,13 +138,24 @@ class Workshop:
         about |= {"layer": self.layer, "lr": plan.lr, "steps": plan.steps, "tokens": plan.steps * plan.batch}
         about |= trained | {"plan": self._identity(run)}
         about["encode_flops"] = method.encode_flops(self.calibration.shape[1], run.d_sae, run.l0)
-        study = self.study
-        if method.tunes:
-            study = measure.study_of(self.layer, self.contexts, self.work / "store", folder / "model")
-        found = about | measure.row(study, folder / "sae", all_of_it=run.seed == 0)
+        found = about | measure.row(self._study_of(run), folder / "sae", all_of_it=self.dear and run.seed == 0)
         write_atomic(folder / "report.json", json.dumps(found, indent=1).encode())
+        (folder / "rules.json").unlink(missing_ok=True)  # of what lay here before
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         return found
+
+    def rules(self, run: Run) -> dict[str, float]:
+        """What token rules say of a finished run's latents, measured once."""
+        file, asked = self.folder(run) / "rules.json", asdict(rules.PLAN) | {"latents": rules.LATENTS}
+        if not file.exists() or json.loads(file.read_text())["asked"] != asked:
+            found = rules.row(self._study_of(run), self.folder(run) / "sae")
+            write_atomic(file, json.dumps({"asked": asked, "found": found}).encode())
+        return json.loads(file.read_text())["found"]
+
+    def _study_of(self, run: Run) -> Study:
+        if not METHODS[run.method].tunes:
+            return self.study
+        return measure.study_of(self.layer, self.contexts, self.work / "store", self.folder(run) / "model")
 
     def _identity(self, run: Run) -> dict[str, Any]:
         return json.loads(json.dumps(asdict(self.plan_of(run)) | {"contexts": self.contexts}))

@@ -25,6 +25,8 @@ NAMES = {
     "kl": "KL divergence, nats per token",
     "fvu_pursued": "FVU after pursuit",
     "fvu_nonlinear_pursued": "FVU nonlinear after pursuit",
+    "rules": "balanced accuracy of token rules",
+    "rules_dealt": "balanced accuracy of rules dealt to other latents",
 }
 
 
@@ -40,6 +42,7 @@ def prices(methods: Table) -> pd.DataFrame:
         "fvu_nonlinear": "FVU nonlinear",
         "linear_share": "linear share",
         "ce_recovered": "CE recovered",
+        "rules": "accuracy of token rules",
     }
     for name, words in names.items():
         view[words] = [str(Estimate.read(row, name)) for _, row in methods.iterrows()]

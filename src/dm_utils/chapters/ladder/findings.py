@@ -31,7 +31,10 @@ def what_ran(table: pd.DataFrame, about: Mapping[int, Mapping[str, Any]], here: 
 
 
 def range_words(question: Question, paper: Mapping[str, Range]) -> str:
-    """The paper's value, or its range, and how far from it counts as it."""
+    """The paper's value, or its range, and how far from it counts as it; where it gives a word only, what the scoreboard accepts."""
+    if not question.paper:
+        low, high = question.within
+        return f"above {number(low)}" if high == 1 else f"below {number(high)}"
     said = paper[question.paper]
     ends = number(said.low) if said.low == said.high else f"{number(said.low)} to {number(said.high)}"
     return f"{ends} ± {number(question.about)}" if question.about else ends

@@ -74,7 +74,7 @@ def place_numbers(ends: pd.DataFrame, x: list[float], y: list[float]) -> pd.Data
     right = PHONE * (ends["fvu_linear"] - x[0]) / (x[1] - x[0])
     down = HEIGHT * (y[1] - ends["fvu_nonlinear"]) / (y[1] - y[0])
     left = (ends["fvu_linear"] < ends["before_fvu_linear"]) & (right > BESIDE + BOX[0])
-    taken = [(at, low, HEAD, HEAD) for at, low in zip(right, down, strict=True)]
+    taken: list[tuple[float, ...]] = [(at, low, HEAD, HEAD) for at, low in zip(right, down, strict=True)]
     found = []
     for at, low, side in zip(right, down, 1 - 2 * left, strict=True):
         middle, steps = at + side * BESIDE, sorted(range(-HEIGHT, HEIGHT, 4), key=abs)
@@ -84,7 +84,7 @@ def place_numbers(ends: pd.DataFrame, x: list[float], y: list[float]) -> pd.Data
     return pd.DataFrame(found, index=ends.index)
 
 
-def meets(right: float, down: float, taken: list[tuple[float, float, float, float]]) -> bool:
+def meets(right: float, down: float, taken: list[tuple[float, ...]]) -> bool:
     """Whether a number there would lie over something: middles and half sizes, in pixels."""
     return any(
         abs(right - at) < BOX[0] / 2 + wide and abs(down - low) < BOX[1] / 2 + high for at, low, wide, high in taken

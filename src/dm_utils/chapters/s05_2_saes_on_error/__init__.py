@@ -6,8 +6,8 @@ plan, streams, training   what is trained, on which vectors, and how
 choice                    whose error: the SAE with the most equal parts
 runs, shipped             the runs of one study; those that the book ships, and the command that trains or re-stamps them
 experiment, tables        what is measured of the trained SAEs
-text_windows, autointerp  windows of text, and the test of explanations on them
-token_rules               explanations without a language model
 endpoint, lm_interp       explanations by a language model behind a chat endpoint
 charts, findings          what the page draws and says
+
+Windows of text, rules about tokens and the test of explanations are `engine`'s: `text_windows`, `token_rules`, `autointerp`.
 """

@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 
 from dm_utils.chapters.s05_2_saes_on_error.shipped import COMMAND, ShippedRuns
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, WindowPlan
 from dm_utils.chapters.s05_2_saes_on_error.training import TARGETS
+from dm_utils.engine.latent_activity import activity
+from dm_utils.engine.text_windows import Activity, WindowPlan
 from dm_utils.maths.decomposition import total_variance
-from dm_utils.maths.encoding import encode, reconstruct
+from dm_utils.maths.encoding import reconstruct
 from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Sums
 from dm_utils.world import corpus
 
@@ -124,14 +125,7 @@ class ErrorSaeStudy(ShippedRuns):
     def activity(self, part: str, plan: WindowPlan, trained_on: str | None = None, seed: int = 0) -> Activity:
         """Where the latents of an SAE are active on an error part; `trained_on` names another target's SAE (a control)."""
         site, sae = self.study.site(self.ref.layer, self.ref.component), self.sae(trained_on or part, seed)
-        rows, latents, values = [], [], []
-        for block, y in self.stream(part, "test").blocks(site.design.block):
-            code = encode(sae, y)
-            rows.append(torch.arange(block.start, block.stop).repeat_interleave(code.l0.cpu()))
-            latents.append(code.indices.cpu())
-            values.append(code.values.cpu())
-        row, latent, value = (torch.cat(pieces).numpy() for pieces in (rows, latents, values))
-        return Activity(row, latent, value, site.token_id.numpy(), site.context.numpy(), site.position.numpy(), plan)
+        return activity(sae, self.stream(part, "test").blocks(site.design.block), site, plan)
 
 
 def _fvu(sums: Sums, target: str, seed: int | None, residual: str = "residual2") -> torch.Tensor:

@@ -14,7 +14,14 @@ from functools import partial
 
 import numpy as np
 
-from dm_utils.chapters.s05_2_saes_on_error.autointerp import (
+from dm_utils.chapters.s05_2_saes_on_error.endpoint import (
+    ChatEndpoint,
+    EndpointConfig,
+    EndpointError,
+    MalformedAnswer,
+    Message,
+)
+from dm_utils.engine.autointerp import (
     Explainer,
     Explanation,
     RuleExplainer,
@@ -24,15 +31,8 @@ from dm_utils.chapters.s05_2_saes_on_error.autointerp import (
     dealt_wrong,
     interpret,
 )
-from dm_utils.chapters.s05_2_saes_on_error.endpoint import (
-    ChatEndpoint,
-    EndpointConfig,
-    EndpointError,
-    MalformedAnswer,
-    Message,
-)
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, Examples, WindowPlan, marked
 from dm_utils.engine.store import Store
+from dm_utils.engine.text_windows import Activity, Examples, WindowPlan, marked
 
 EXPLAIN = (
     "You study one unit of a neural network that reads text. Below are excerpts in which the unit is active, strongest first. "

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from dm_utils.chapters.s05_2_saes_on_error.autointerp import Scores, accuracy, balanced
 from dm_utils.chapters.s05_2_saes_on_error.charts import TARGET_NAMES
 from dm_utils.chapters.s05_2_saes_on_error.experiment import ErrorSaeStudy
 from dm_utils.chapters.s05_2_saes_on_error.streams import ERROR_PARTS
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, marked
 from dm_utils.chapters.s05_2_saes_on_error.training import TARGETS
+from dm_utils.engine.autointerp import Scores, accuracy, balanced
+from dm_utils.engine.text_windows import Activity, marked
 
 OWN = "latents of its own SAE"
 DEALT = "the same, explanations dealt to the wrong latents"

@@ -13,6 +13,17 @@ from dm_utils.engine.ladder import AWAY, NONE, QUESTIONS, TOWARDS, UNTOLD
 
 LADDER_OF = "lab"  # the profile whose trainings and sizes are known
 NOT_THERE = "not measured"
+SIMULATED, OTHER_SITES = (
+    "no model in it, so no size",
+    f"{NOT_THERE}: the other sizes have no SAEs of other layers or components",
+)
+FEW_WIDTHS = f"{NOT_THERE}: its curve needs more widths than a smaller lab has"
+WHY_NOT = dict.fromkeys(("poisson", "bernoulli", "table-off", "table-diagonal"), SIMULATED)
+WHY_NOT |= dict.fromkeys(
+    ("plateau", "early", "late", "beats-easy", "previous-nonlinear", "previous-error"), OTHER_SITES
+)
+WHY_NOT |= dict.fromkeys(("constant-c", "asymptote"), FEW_WIDTHS)
+"""Why the ladder says nothing of a claim."""
 SEEDS = Rows("lab_model", r".+, seed \d+")
 QUANTITY = {question.key: question.quantity for question in QUESTIONS}
 QUANTITY |= dict.fromkeys(("norm-width", "norm-l0"), "r2_error_norm")
@@ -53,7 +64,7 @@ def beside(board: pd.DataFrame, spreads: Mapping[str, tuple[float, int]], words:
         f"at most {number(one[0])} between {one[1]} trainings" if here and isinstance(one, tuple) else ""
         for here, one in zip(mine, known, strict=True)
     ]
-    said = board["key"].map(lambda key: words.get(key, NOT_THERE))
+    said = board["key"].map(lambda key: words.get(key, WHY_NOT.get(key, NOT_THERE)))
     return board.assign(training=training, size=("with size: " + said).where(asked, ""))
 
 
@@ -62,13 +73,14 @@ def about_size(board: pd.DataFrame) -> str:
     differ = board[(board["profile"] == LADDER_OF) & (board["verdict"] == DIFFERS)]
     if differ.empty:
         return ""
-    counts = differ["size"].str.removeprefix("with size: ").value_counts()
+    counts = differ["size"].str.removeprefix("with size: ").str.partition(":")[0].value_counts()
     order = {
         TOWARDS: "come nearer to the paper's value as the lab grows",
         AWAY: "move away from it",
         NONE: "show no trend",
         UNTOLD: "cannot be told",
         NOT_THERE: "were not measured at other sizes",
+        SIMULATED: "are of simulations, without a model",
     }
     parts = [f"{counts[word]} {words}" for word, words in order.items() if word in counts]
     return f"Of the {len(differ)} claims that differ on the lab, {', '.join(parts)}."

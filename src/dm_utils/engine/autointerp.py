@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, Examples
-from dm_utils.chapters.s05_2_saes_on_error.token_rules import Rule, TokenSets, learn_rule
+from dm_utils.engine.text_windows import Activity, Examples
+from dm_utils.engine.token_rules import Rule, TokenSets, learn_rule
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Windows of text and what each latent does in them: the material of automated interpretability (Section 5.2).
+"""Windows of text and what each latent does in them: the material of automated interpretability.
 
 A window is a run of consecutive kept tokens of one context.  Half of the contexts provide the windows that explain a latent, the
 other half those that test the explanation, so no context is on both sides.

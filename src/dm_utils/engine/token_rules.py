@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from dm_utils.chapters.s05_2_saes_on_error.text_windows import Examples
+    from dm_utils.engine.text_windows import Examples
 
 #: Classes of tokens by how they are written: name -> test on the token without its leading space.
 WRITTEN_AS: dict[str, re.Pattern[str]] = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dm_utils.chapters.s05_2_saes_on_error.autointerp import (
+from dm_utils.engine.autointerp import (
     Explanation,
     RuleExplainer,
     RuleScorer,
@@ -15,8 +15,8 @@ from dm_utils.chapters.s05_2_saes_on_error.autointerp import (
     interpret,
     some_latents,
 )
-from dm_utils.chapters.s05_2_saes_on_error.text_windows import Activity, Examples, WindowPlan, marked, window_rows
-from dm_utils.chapters.s05_2_saes_on_error.token_rules import Pattern, Rule, TokenSets, learn_rule
+from dm_utils.engine.text_windows import Activity, Examples, WindowPlan, marked, window_rows
+from dm_utils.engine.token_rules import Pattern, Rule, TokenSets, learn_rule
 
 WORDS = [
     "walk",

@@ -1,0 +1,68 @@
+"""The next thing is loaded while one is used; nothing is held that nobody will take."""
+
+import threading
+
+import pytest
+
+from dm_utils.engine.ahead import Ahead
+
+
+class Loads:
+    """Records which items are loaded, and by which thread; some cannot be."""
+
+    def __init__(self, broken=()):
+        self.broken, self.threads = broken, {}
+
+    def __call__(self, item):
+        self.threads.setdefault(item, []).append(threading.current_thread())
+        if item in self.broken:
+            raise OSError(f"{item} cannot be read")
+        return item.upper()
+
+
+def test_the_next_is_begun_when_one_is_taken_and_no_further():
+    load = Loads()
+    with Ahead(load, "abcd") as ahead:
+        assert ahead.take("a") == "A"
+        ahead._begun["b"].result()
+        assert load.threads.keys() == {"a", "b"}
+        assert list(ahead._begun) == ["b"]
+        assert [ahead.take(item) for item in "bcd"] == ["B", "C", "D"]
+    main = threading.current_thread()
+    assert [threads == [main] for threads in load.threads.values()] == [True, False, False, False]
+
+
+def test_what_fails_to_load_is_said_when_it_is_taken_and_the_rest_goes_on():
+    with Ahead(Loads(broken="b"), "abc") as ahead:
+        assert ahead.take("a") == "A"
+        with pytest.raises(OSError, match="b cannot be read"):
+            ahead.take("b")
+        assert ahead.take("c") == "C"
+
+
+def test_an_item_that_is_skipped_is_let_go():
+    with Ahead(Loads(), "abc") as ahead:
+        ahead.take("a")
+        assert ahead.take("c") == "C"
+        assert not ahead._begun
+
+
+def test_an_item_may_be_taken_again_and_one_that_is_not_listed_too():
+    load = Loads()
+    with Ahead(load, "ab") as ahead:
+        assert [ahead.take(item) for item in "aabz"] == ["A", "A", "B", "Z"]
+
+
+def test_without_room_nothing_is_loaded_ahead():
+    load = Loads()
+    with Ahead(load, "abc", room=lambda item: item != "b") as ahead:
+        assert [ahead.take("a"), ahead.take("b")] == ["A", "B"]
+    assert load.threads["b"] == [threading.current_thread()]
+
+
+def test_leaving_waits_for_what_was_begun():
+    before = threading.active_count()
+    with pytest.raises(KeyError, match="the user's"), Ahead(Loads(), "ab") as ahead:
+        ahead.take("a")
+        raise KeyError("the user's")
+    assert threading.active_count() == before
