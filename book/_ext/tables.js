@@ -29,12 +29,14 @@ function fit(table) {
   }
 }
 
-let room = "";
-const article = document.querySelector(".bd-article");
-const observer = new ResizeObserver(() => {
-  if (room === (room = `${innerWidth} ${article.clientWidth}`)) return; // the column follows the window, and sometimes later
-  tables.forEach(fit);
-});
-for (const element of [document.documentElement, article]) observer.observe(element);
+{
+  const article = document.querySelector(".bd-article");
+  let room = "";
+  const observer = new ResizeObserver(() => {
+    if (room === (room = `${innerWidth} ${article.clientWidth}`)) return; // the column follows the window, and sometimes later
+    tables.forEach(fit);
+  });
+  for (const element of [document.documentElement, article]) observer.observe(element);
+}
 tables.forEach(fit); // before the theme looks for what reaches into the margin, where it folds the page's contents
 addEventListener("load", () => tables.forEach(fit)); // and once the style sheets and letters have come

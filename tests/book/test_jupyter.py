@@ -121,8 +121,9 @@ def test_a_chapter_is_drawn_and_live_without_a_network(browser: Browser, lab: st
             "document.body.style.setProperty('--jp-content-font-color1', 'rgb(250, 250, 250)')"
         )  # as dark themes do
         assert light != "rgb(250, 250, 250)" == ink.evaluate("text => getComputedStyle(text).fill")
-        page.keyboard.press("Control+s")
-        page.wait_for_function("!document.querySelector('.jp-mod-dirty')")
+        page.evaluate("document.activeElement.blur()")  # keys are the application's again
+        with page.expect_response(lambda reply: reply.request.method == "PUT" and CHAPTER in reply.url):
+            page.keyboard.press("Control+s")
         assert not seen.outside
         assert set(seen.errors) <= {OWN}
     bundles = [output for output in outputs(lab) if "DecompressionStream" in json.dumps(output)]

@@ -101,11 +101,11 @@ def test_a_gpu_is_spoken_of_only_where_its_table_is(tmp_path):
 
 def test_benchmark_rows_are_those_of_the_files(tmp_path):
     assert experiment.benchmark_rows(tmp_path).empty
-    header = "device,threads,torch,case,released/,float32/,/product,ties\n"
-    (tmp_path / "encode-a.csv").write_text(header + "A,1,2,lab,3.5,2.5,1.5,0\n")
-    (tmp_path / "encode-b.csv").write_text(header + "B,2,2,large,4.5,2.0,1.1,1\n")
+    header = "device,threads,torch,case,l0,released/,float32/,/product,ties\n"
+    (tmp_path / "encode-a.csv").write_text(header + "A,1,2,lab,3.9,3.5,2.5,1.5,0\n")
+    (tmp_path / "encode-b.csv").write_text(header + "B,2,2,large,59.4,4.5,2.0,1.1,1\n")
     shown = findings.benchmark_table(experiment.benchmark_rows(tmp_path))
-    assert shown["encode of"].tolist() == ["lab", "large"]
+    assert shown["encode of"].tolist() == ["lab", "large"] and shown["L0"].tolist() == [3.9, 59.4]
     assert shown["machine"].tolist() == ["A, 1 thread", "B, 2 threads"]
 
 

@@ -43,6 +43,7 @@ def theme() -> alt.theme.ThemeConfig:
     """Return the book's chart theme; text and lines take the colour of the page's text."""
     axis: dict[str, Any] = {f"{part}Color": INK for part in ("label", "title", "domain", "tick", "grid")}
     axis |= {"gridOpacity": 0.13, "domainOpacity": 0.45, "tickOpacity": 0.45}
+    axis |= {"labelSeparation": 4}  # px: the first label is moved inwards, and may not touch the second
     text = {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": 500}
     config = {
         "background": "transparent",

@@ -22,7 +22,7 @@ def training_curve(losses: pd.DataFrame, levels: pd.DataFrame) -> alt.LayerChart
     rules = alt.Chart(levels).mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(y=y, tooltip=["name:N", "nats:Q"])
     names = (
         alt.Chart(levels)
-        .mark_text(align="right", dy=-7, fontSize=12)
+        .mark_text(align="right", baseline="bottom", dy=-4, fontSize=12)
         .encode(x=alt.value("width"), y=y, text=alt.Text("name:N"))
     )
     return alt.layer(line, rules, names).properties(**WIDE, height=280)
@@ -37,7 +37,9 @@ def spliced_losses(table: pd.DataFrame, levels: pd.DataFrame) -> alt.LayerChart:
     line = with_interval(base, y, "line", band=True, point=alt.OverlayMarkDef(size=60))
     rules = alt.Chart(levels).mark_rule(strokeDash=[5, 4]).encode(y="nats:Q", tooltip=["name:N", "nats:Q"])
     names = (
-        alt.Chart(levels).mark_text(align="left", dy=-7, fontSize=12).encode(x=alt.value(4), y="nats:Q", text="name:N")
+        alt.Chart(levels)
+        .mark_text(align="left", baseline="bottom", dy=-4, fontSize=12)
+        .encode(x=alt.value(4), y="nats:Q", text="name:N")
     )
     return alt.layer(line, rules, names).properties(**WIDE, height=280)
 

@@ -88,9 +88,10 @@ def to_scale(segments: pd.DataFrame, width: int = 480) -> alt.LayerChart:
     listed = listed.encode(
         x=alt.value(4), y=alt.Y("line:O", axis=None, scale=alt.Scale(range=[10, 100])), text="says:N"
     )
-    token = base.transform_filter(alt.datum.vector == VECTOR_NAMES["x"]).mark_text(
-        align="right", fontSize=13, color=INK
+    token = base.transform_filter(alt.datum.vector == VECTOR_NAMES["x"]).transform_calculate(
+        said="'the token: “' + datum.token + '”'"
     )
-    token = token.encode(x=alt.value(width), y=alt.value(10), text="token:N", color=alt.value(INK))
+    token = token.mark_text(align="right", fontSize=13, color=INK)
+    token = token.encode(x=alt.value(width), y=alt.value(10), text="said:N", color=alt.value(INK))
     chart = alt.layer(lines, tips, listed, token).resolve_scale(y="independent")
     return chart.add_params(back).properties(width=width, height=height)

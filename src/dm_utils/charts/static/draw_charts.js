@@ -5,6 +5,7 @@ const LINE = 15; // px: height of a line of it
 
 const GAP = 40; // px: ticks and padding beside a plot
 const CELL = 84; // px: an interval inside a cell of a heat map
+const LEAST = 140; // px: width of a panel beside names
 
 // Break a text into lines that fit.
 function wrap(text, room) {
@@ -96,6 +97,16 @@ function shrink(view, room) {
   view.width = width;
 }
 
+// Panels of one facet stand under each other, as wide as the names beside them leave.
+function stackPanels(view, spec, width) {
+  const inner = view.spec, y = [inner, ...inner.layer || []].map((layer) => layer.encoding?.y).find(isNamed);
+  fitView(inner, spec, width);
+  const names = y ? Math.min(widest(namesOf(y, inner, spec)), width * 0.42) : GAP;
+  const { row } = view.facet, heads = row ? widest(namesOf(row, view, spec)) : 0;
+  if (!row) view.columns = 1;
+  inner.width = Math.max(LEAST, Math.min(inner.width, width - names - heads - GAP));
+}
+
 function stack(spec) {
   const legend = { direction: "vertical", anchor: "start" };
   spec.config = { ...spec.config, legend: { ...spec.config?.legend, layout: { top: legend, bottom: legend } } };
@@ -114,6 +125,7 @@ function fit(spec, width) {
       delete view.hconcat;
     }
     if (narrow && view.concat) view.columns = 1;
+    if (narrow && view.facet) return stackPanels(view, spec, width);
     const views = view.hconcat || view.concat || view.vconcat;
     if (!views) return fitView(view, spec, width);
     for (const part of views) {
