@@ -183,7 +183,7 @@ def test_a_token_that_is_not_finite_is_named(precision: str, value: float):
 
 def test_an_unknown_precision_is_refused():
     x, encoder = problem(2)
-    with pytest.raises(ValueError, match="allowed are 'auto', 'float32' and 'bfloat16'"):
+    with pytest.raises(ValueError, match="allowed are 'auto', 'float32', 'bfloat16', 'int8'"):
         certified_codes(x, encoder, Activation.topk(8), "fp4")
 
 
@@ -224,6 +224,37 @@ def test_auto_times_both_once_and_takes_the_faster(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(certified, "_faster", {})
     monkeypatch.setattr(certified, "_seconds", lambda *a: {"float32": 2.0, "bfloat16": 3.0}[a[-1]])
     assert certified_codes(x, encoder, activation).candidates == 0
+
+
+def test_auto_tries_int8_for_thresholds_and_keeps_the_copy_that_wins(monkeypatch: pytest.MonkeyPatch):
+    x, encoder = problem(2, n_token=1024)
+    activation, taken = Activation.jumprelu(torch.full((600,), 12.0)), {"float32": 3.0, "bfloat16": 2.0, "int8": 1.0}
+    for name in ("emulated", "accumulates"):
+        monkeypatch.setattr(certified, name, lambda *_, held=name == "accumulates": held)
+    for loser, winner in (("bfloat16", "int8"), ("int8", "bfloat16")):
+        monkeypatch.setattr(certified, "_faster", {})
+        monkeypatch.setattr(certified, "_seconds", lambda *a, taken=taken: screens_made(a) or taken[a[-1]])
+        assert certified.faster(x, encoder, activation) == winner
+        assert certified.FORMATS[winner] in encoder.cache and certified.FORMATS[loser] not in encoder.cache
+        taken |= {"int8": 2.5}
+
+
+def screens_made(timed: tuple) -> None:
+    """What timing a format leaves behind."""
+    _, encoder, activation, name = timed
+    if name in certified.FORMATS:
+        certified.screen_of(encoder, activation, certified.FORMATS[name])
+
+
+@pytest.mark.parametrize("k", [None, 8])
+@pytest.mark.parametrize("seed", range(4))
+def test_an_int8_screen_has_the_support_of_float64_too(seed: int, k: int | None):
+    """Where int8 products saturate, its codes are dense; the support is the same."""
+    x, encoder = problem(seed)
+    activation = Activation(near_thresholds(x, encoder, seed)) if k is None else Activation.topk(k)
+    code = certified_codes(x, encoder, activation, "int8")
+    found, exact = support(code, 600), active(reference(x, encoder), activation)
+    assert int((found != exact).sum()) <= 2 * code.ties
 
 
 def test_auto_times_nothing_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch):

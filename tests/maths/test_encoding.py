@@ -122,7 +122,7 @@ def test_what_cannot_be_certified_is_encoded_densely_and_that_is_said_once(case,
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match="'float16'; allowed are 'auto', 'float32' and 'bfloat16'"):
+    with pytest.raises(ValueError, match="'float16'; allowed are 'auto', 'float32', 'bfloat16', 'int8'"):
         prefer(sparse_sae("jumprelu"), "float16")
 
 

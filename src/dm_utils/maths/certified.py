@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -26,12 +26,13 @@ from torch import Tensor
 
 from dm_utils.maths.codes import Active, Codes
 from dm_utils.maths.encoder import Activation, Encoder, dense_active, float_codes, gathered
-from dm_utils.maths.products import emulated, exact_products
+from dm_utils.maths.products import accumulates, emulated, exact_products
 from dm_utils.maths.screen import LARGEST, Screen
 
 log = logging.getLogger("dm_utils")
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+FORMATS: dict[Precision, torch.dtype] = {"bfloat16": torch.bfloat16, "int8": torch.int8}
 GAIN = 1.1  # how much faster screened codes must be to be used
 PROBE = 512  # tokens that decide it
 LONG = 0.25  # seconds after which two runs decide: more would cost as much as they save
@@ -59,7 +60,7 @@ def certified_codes(
     Parameters
     ----------
     x : [token, d] on the encoder's device; float16 and bfloat16 are read as float32.
-    precision : "bfloat16" screens, "float32" is `float_codes`, "auto" times both once on this device, size and k.
+    precision : "bfloat16" and "int8" screen, "float32" is `float_codes`, "auto" times them once on this device, size and k.
 
     Returns
     -------
@@ -72,15 +73,14 @@ def certified_codes(
     ------
     ValueError : x does not fit the encoder or holds NaN or Inf (the first token is named); an unknown precision.
     """
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision is {precision!r}; allowed are 'auto', 'float32' and 'bfloat16'")
+    check_precision(precision)
     encoder.inputs(x[:0])  # refuses what does not fit
     _check_finite(x)
     if precision == "auto":
         precision = faster(x, encoder, activation)
     if precision == "float32":
         return float_codes(x, encoder, activation)
-    screen = screen_of(encoder, activation)
+    screen = screen_of(encoder, activation, FORMATS[precision])
     fewest, most = ROWS[x.device.type]
     step = min(max(BLOCK_BYTES[x.device.type] // (2 * screen.matrix.shape[1]), fewest), most)
     found, ties, candidates = [], 0, 0
@@ -97,13 +97,21 @@ def certified_codes(
     return gathered(found, step, len(x), ties, candidates)
 
 
-def screen_of(encoder: Encoder, activation: Activation) -> Screen:
+def check_precision(precision: str) -> None:
+    """Raise ValueError for a precision that there is not."""
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}; allowed are {', '.join(map(repr, get_args(Precision)))}")
+
+
+def screen_of(encoder: Encoder, activation: Activation, dtype: torch.dtype = torch.bfloat16) -> Screen:
     """The encoder's low-precision copy for an activation, made once and kept with the encoder."""
     if encoder.cache.get("activation") is not activation:
+        encoder.cache.clear()
+        encoder.cache["activation"] = activation
+    if dtype not in encoder.cache:
         beta = encoder.b_enc.double() if encoder.scale is None else encoder.b_enc.double() * encoder.scale.double()
-        screen = Screen.of(encoder.W_enc, beta - activation.threshold, encoder.scale, torch.bfloat16, activation.k)
-        encoder.cache.update(activation=activation, screen=screen)
-    return encoder.cache["screen"]
+        encoder.cache[dtype] = Screen.of(encoder.W_enc, beta - activation.threshold, encoder.scale, dtype, activation.k)
+    return encoder.cache[dtype]
 
 
 def _rechecked(y: Tensor, encoder: Encoder, activation: Activation, screen: Screen) -> Candidates | None:
@@ -157,15 +165,13 @@ def _unsure(y: Tensor, found: Candidates, cut: Tensor, pick: Tensor | None, enco
     unit = (y.shape[1] + 4) * 2.0**-24 * torch.linalg.vector_norm(y, dim=1).double()
     widest = unit * encoder.largest
     reach = widest if pick is None else 2 * widest
-    near = (
-        ((found.z - cut).abs() <= reach.index_select(0, found.token)).nonzero().squeeze(1)
-    )  # most are far off, whatever their norm
+    near = ((found.z - cut).abs() <= reach.index_select(0, found.token)).nonzero().squeeze(1)  # most are far off
     if pick is not None:  # a token is in doubt only where one that was left out comes near
         doubtful = torch.zeros(len(y), dtype=torch.bool, device=y.device)
         doubtful[found.token[near[~pick[near] | (cut[near] == 0)]]] = True
         return near[doubtful[found.token[near]]]
-    token, latent = found.token[near], found.latent[near]
-    error = _scaled(unit[token] * encoder.norms[latent], latent, encoder)
+    latent = found.latent[near]
+    error = _scaled(unit[found.token[near]] * encoder.norms[latent], latent, encoder)
     return near[((found.z[near] - cut[near]).abs() <= error) & (error > 0)]
 
 
@@ -241,35 +247,45 @@ def _check_finite(x: Tensor) -> None:
         raise ValueError(f"x holds NaN or Inf in {len(bad)} tokens, first in token {int(bad[0])}; it has no codes")
 
 
-# --- which precision ----------------------------------------------------------------------------------------
-
 _faster: dict[tuple[object, ...], Precision] = {}
 
 
 def faster(x: Float[Tensor, "token d"], encoder: Encoder, activation: Activation) -> Precision:
-    """Time both ways once per device, size, k and number of threads, on the first tokens given; say which it is.
+    """Time each way once per device, size, k and number of threads, on the first tokens given; say which it is.
 
-    Fewer than `PROBE` tokens are encoded in float32 and decide nothing; where bfloat16 is emulated, nothing is timed.
+    Fewer than `PROBE` tokens are encoded in float32 and decide nothing. A format that is emulated, or whose products lose
+    partial sums, is not timed; nor is int8 for TopK, whose cut lies two of its wider bounds below the k-th largest.
     """
     key = (x.device, *encoder.W_enc.shape, activation.k, torch.get_num_threads())
     if key not in _faster:
-        if len(x) < PROBE or emulated(torch.bfloat16, x.device, *encoder.W_enc.shape):
+        screens = _native(x.device, encoder, activation) if len(x) >= PROBE else []
+        if not screens:
             return "float32"
-        few = x[:PROBE]
-        ratio = _seconds(few, encoder, activation, "float32") / _seconds(few, encoder, activation, "bfloat16")
-        _faster[key] = "bfloat16" if ratio > GAIN else "float32"
-        d, d_sae = encoder.W_enc.shape
-        log.info("%d × %d on %s: screened codes are %.2f times as fast; %s", d, d_sae, x.device, ratio, _faster[key])
+        names: list[Precision] = ["float32", *screens]
+        taken = {name: _seconds(x[:PROBE], encoder, activation, name) for name in names}
+        best = min(screens, key=taken.__getitem__)
+        _faster[key] = best if taken["float32"] > GAIN * taken[best] else "float32"
+        for name in {*screens} - {_faster[key]}:
+            encoder.cache.pop(FORMATS[name], None)
+        said = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in taken.items())
+        log.info("%d × %d on %s is encoded by %s: %s", *encoder.W_enc.shape, x.device, _faster[key], said)
     return _faster[key]
+
+
+def _native(device: torch.device, encoder: Encoder, activation: Activation) -> list[Precision]:
+    """The formats that may gain here."""
+    names = [name for name in FORMATS if activation.k is None or name == "bfloat16"]
+    asked = {name: (FORMATS[name], device, *encoder.W_enc.shape) for name in names}
+    return [name for name in names if not emulated(*asked[name]) and accumulates(*asked[name])]
 
 
 def _seconds(x: Tensor, encoder: Encoder, activation: Activation, precision: Precision) -> float:
     """The least of four runs, or of two where these take long; the first makes the screen."""
     taken: list[float] = []
-    now = processor_clock(x.device)
+    now = processor_clock(x.device)  # a code's counts are read by Python, so nothing is left running
     while len(taken) < 2 or (len(taken) < 4 and sum(taken) < LONG):
         start = now()
-        certified_codes(x, encoder, activation, precision)  # its counts are read by Python, so nothing is left running
+        certified_codes(x, encoder, activation, precision)
         taken.append(now() - start)
     return min(taken)
 

@@ -1,7 +1,7 @@
 """The one door to an SAE's codes: which precision it is encoded in, and its encoder, made once.
 
-"float32" reads a dense product and is the same on every run to the last digit. "bfloat16" and "auto" are `certified`: the
-same latents but for ties, values within float32 rounding; "auto" times both, so its last digits depend on the machine.
+"float32" reads a dense product and is the same on every run to the last digit. "bfloat16", "int8" and "auto" are `certified`: the
+same latents but for ties, values within float32 rounding; "auto" times them, so its last digits depend on the machine.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dm_utils.maths.certified import Precision, certified_codes
+from dm_utils.maths.certified import Precision, certified_codes, check_precision
 from dm_utils.maths.codes import Codes, decode, dense_codes, sparse_decode_applies
 from dm_utils.maths.encoder import Activation, Encoder, encoder_of
 
@@ -66,8 +66,7 @@ def prefer(sae: SAE[Any], precision: Precision) -> None:
 
     Raises ValueError for a precision that there is not.
     """
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision is {precision!r}; allowed are 'auto', 'float32' and 'bfloat16'")
+    check_precision(precision)
     _precisions[sae] = precision
 
 

@@ -41,6 +41,7 @@ GROUPS, GROUPS_PER_ACTIVE = (
 LARGEST, SLACK = 2.0**30, 2.0**-80
 BITS = {2: torch.int16, 4: torch.int32}  # floats as integers: the same order from zero up, and faster to compare
 CHUNK = 2**24  # weights that are converted at once
+CACHED = 2**19  # int8 products that a CPU turns into bounds at once: 2 MiB, so that they stay in its cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,11 +132,20 @@ class Screen:
             bound = products.product(torch.cat([near, extra], 1), self.matrix)
         else:
             extra /= step
-            bound = products.product(near.to(torch.int8), self.matrix) * unit
-            bound.addmm_(extra * (1 + 2.0**-20), self.extra)
+            bound = self._bounds(products.product(near.to(torch.int8), self.matrix), extra * (1 + 2.0**-20), unit)
         largest = self.extra[:2, : self.n_latent].amax(1)
         less = 2.02 * (extra[:, :2].float() @ largest + self.slack * extra[:, 2].float())
         return bound.view(BITS[bound.element_size()]), less, bound.dtype
+
+    def _bounds(
+        self, sums: Int[Tensor, "token latent"], extra: Float[Tensor, "token 5"], unit: Float[Tensor, " latent"]
+    ) -> Float[Tensor, "token latent"]:
+        """P of an int8 screen from its sums, in their memory: a second matrix of this size would cost more than the pass."""
+        step = len(sums) if sums.device.type != "cpu" else max(1, CACHED // sums.shape[1])
+        bound = sums.view(torch.float32)
+        for whole, part, own in zip(sums.split(step), bound.split(step), extra.split(step), strict=True):
+            part.copy_(whole.float().mul_(unit).addmm_(own, self.extra))
+        return bound
 
     def candidates(
         self, y: Float[Tensor, "token d"], k: int | None, most: int, barred: Int[Tensor, "token some"] | None = None
