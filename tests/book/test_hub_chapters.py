@@ -46,7 +46,7 @@ FEWER = {  # the canonical SAEs, where a chapter studies every SAE of every laye
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """For each profile a hub that serves its world, with one cache and one store for all chapters."""
+    """A hub that serves the world of some profiles (`near`: the SAEs of their own layer), with one cache and one store."""
     hubs = {}
 
     def find(*profiles, near=False):
@@ -61,7 +61,7 @@ def world(tmp_path_factory):
 
 def run(name, profile, world, monkeypatch, near=False):
     """Execute a chapter through papermill as `dm chapter` does, in a kernel that knows only the local hub."""
-    hub, folder = world(profile, near=near)
+    hub, folder = world(*LOADED, near=True) if near else world(profile)
     startup = folder / "ipython/profile_default/startup"
     startup.mkdir(parents=True, exist_ok=True)
     (startup / "00-miniature.py").write_text("import miniature\n\nminiature.shrink()\n")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def runs(tmp_path_factory):
         for name, reply in (("first", sensible), ("again", lambda body, n: (500, {}, "out of order"))):
             servers.append(Server(reply, port=servers[0].http.server_port if servers else 0))
             values = SMALL | {"endpoint": servers[-1].url}
-            with build.kernel_environment(folder / name, folder / "store", jobs=2):
+            with build.kernel_environment(folder / name, folder / "store", jobs=os.cpu_count() or 1):
                 build.execute(ROOT / "notebooks/05_2_saes_on_error.ipynb", folder / f"{name}.ipynb", values)
             servers[-1].http.shutdown()
             servers[-1].http.server_close()

@@ -31,9 +31,9 @@ NAME = "resid_4_topk_512_l0_16"
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
-    """A text file: the documentation of this book's own modules."""
+    """A text file: a few of this book's own modules."""
     path = tmp_path_factory.mktemp("texts") / "mine.txt"
-    sources = [file.read_text() for file in sorted((ROOT / "src/dm_utils").rglob("c*.py"))]
+    sources = [file.read_text() for file in sorted((ROOT / "src/dm_utils/lab").glob("*.py"))]
     path.write_text("\n\n".join(sources))
     return path
 
