@@ -199,3 +199,12 @@ def test_a_claim_is_judged_on_each_profiles_own_rows_and_shown_with_all_that_it_
 def test_the_series_of_a_metric_is_what_follows_its_last_comma() -> None:
     rows = pd.DataFrame({"metric": ["a, b, L0 4", "plain"]})
     assert findings.with_series(rows)["series"].tolist() == ["L0 4", "plain"]
+
+
+def test_the_whole_board_is_written_as_it_is_and_linked(tmp_path, monkeypatch) -> None:
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    judged = board(("ninety", "lab", DIFFERS), ("half", "x", HOLDS))
+    findings.link_to_board(judged, tmp_path / "new")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new/scoreboard_claims.csv"), judged)
+    assert 'href="../tables/scoreboard_claims.csv" download' in shown[0].data

@@ -1,11 +1,13 @@
 """Which SAEs belong together, and how often a metric falls between neighbours."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 
 from dm_utils.base.errors import ParameterError
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE
-from dm_utils.engine.suite import Steps, main_suite, steps
+from dm_utils.engine.suite import Steps, main_suite, require_widths, steps
 
 
 def line(values, half_width):
@@ -43,3 +45,13 @@ def test_the_main_suite_is_the_most_frequent_architecture_near_powers_of_two():
 def test_an_architecture_that_no_sae_has_is_named():
     with pytest.raises(ParameterError, match=r"unknown architecture 'topq'.*Did you mean 'topk'"):
         main_suite(pd.DataFrame({"architecture": ["topk"], "l0": [8.0]}), "topq")
+
+
+def test_two_widths_can_be_compared_and_one_or_none_is_refused_by_name():
+    lab = SimpleNamespace(layer=4, near_l0=4.0)
+    one, same, other = (SimpleNamespace(id=name, d_sae=width) for name, width in (("a", 512), ("b", 512), ("c", 1024)))
+    require_widths([one, same, other], lab)  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match=r"layer = 4, near_l0 = 4: .* a with 512 latents, b with 512 latents;"):
+        require_widths([one, same], lab)  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="here there is none"):
+        require_widths([], lab)  # type: ignore[arg-type]

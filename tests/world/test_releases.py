@@ -56,8 +56,11 @@ def test_ids_are_read(release, sae_id, expected):
     assert (ref.component, ref.layer, ref.hook_name, ref.d_sae, ref.l0) == expected
 
 
-def test_gemma_2_2b_layer_12_has_forty_residual_saes():
-    assert len([ref for ref in registry_catalog("gemma-scope-2b-pt-res") if ref.layer == 12]) == 40
+def test_a_layer_of_many_widths_is_read_whole():
+    """However many there are: no id is lost, and none is read twice."""
+    refs = [ref for ref in registry_catalog("gemma-scope-2b-pt-res") if ref.layer == 12]
+    assert len({ref.id for ref in refs}) == len(refs) == len({(ref.d_sae, ref.l0) for ref in refs})
+    assert {ref.d_sae for ref in refs} >= {2**14, 2**16, 2**20}
 
 
 def test_every_profile_has_saes_at_its_layer():
