@@ -85,3 +85,31 @@ def test_the_claims_fit_their_column_and_are_cards_on_a_phone(browser: Browser, 
         assert seen.page.locator(".dm-table tbody :is(b, i)").count() == 0 and "<b>" in frame.inner_text()
         assert "between 3 trainings" in frame.inner_text() and "<i>towards" in frame.inner_text()
         seen.assert_clean()
+
+
+def panels() -> alt.FacetChart:
+    """Two panels of fixed width whose rows have long names, with a legend above."""
+    rows = [
+        {"panel": panel, "sae": f"resid_4_topk_{width}_l0_4", "part": part, "value": width / 9000}
+        for panel in ("of the first", "of the second")
+        for width in (512, 2048, 8192)
+        for part in ("the linear error", "the nonlinear error")
+    ]
+    points = (
+        alt.Chart(pd.DataFrame(rows)).mark_point().encode(x="value:Q", y=alt.Y("sae:N", title=None), color="part:N")
+    )
+    return alt.layer(points).properties(width=250, height=100).facet("panel:N", columns=2)
+
+
+@pytest.mark.parametrize(("width", "stacked"), [(390, True), (1280, False)])
+def test_panels_stand_under_each_other_on_a_phone_and_fit_it(
+    browser: Browser, tmp_path: Path, width: int, stacked: bool
+) -> None:
+    (tmp_path / "charts.js").write_text(bundle(), encoding="utf-8")
+    (tmp_path / "index.html").write_text(PAGE.format(chart_html(panels().to_dict())), encoding="utf-8")
+    with serve(tmp_path) as address, visit(browser, address, "index.html", width=width) as seen:
+        boxes = [panel.bounding_box() for panel in seen.page.locator("svg g.cell > g > path.background").all()]
+        first, second = boxes
+        assert (first["x"] == second["x"], first["y"] == second["y"]) == (stacked, not stacked)
+        assert seen.page.locator(".dm-chart").evaluate("chart => chart.scrollWidth - chart.clientWidth") <= 1
+        seen.assert_clean()

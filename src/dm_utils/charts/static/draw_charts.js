@@ -5,7 +5,7 @@ const LINE = 15; // px: height of a line of it
 
 const GAP = 40; // px: ticks and padding beside a plot
 const CELL = 84; // px: an interval inside a cell of a heat map
-const LEAST = 140; // px: width of a panel beside names
+const LEAST = 125; // px: width of a panel beside names
 
 // Break a text into lines that fit.
 function wrap(text, room) {
@@ -97,14 +97,19 @@ function shrink(view, room) {
   view.width = width;
 }
 
+const layers = (view) => [view, ...(view.layer || []).flatMap(layers)];
+
 // Panels of one facet stand under each other, as wide as the names beside them leave.
 function stackPanels(view, spec, width) {
-  const inner = view.spec, y = [inner, ...inner.layer || []].map((layer) => layer.encoding?.y).find(isNamed);
+  const inner = view.spec, y = layers(inner).map((layer) => layer.encoding?.y).find(isNamed);
   fitView(inner, spec, width);
   const names = y ? Math.min(widest(namesOf(y, inner, spec)), width * 0.42) : GAP;
   const { row } = view.facet, heads = row ? widest(namesOf(row, view, spec)) : 0;
   if (!row) view.columns = 1;
-  inner.width = Math.max(LEAST, Math.min(inner.width, width - names - heads - GAP));
+  inner.width = Math.max(LEAST, Math.min(inner.width, width - names - heads - 1.3 * GAP));
+  for (const { color } of layers(inner).map((layer) => layer.encoding || {})) {
+    if (isNamed(color)) fitLegend(color, namesOf(color, inner, spec), inner.width); // which starts where the panels do
+  }
 }
 
 function stack(spec) {
