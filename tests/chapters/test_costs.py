@@ -106,3 +106,13 @@ def test_benchmark_rows_are_those_of_the_files(tmp_path):
     shown = findings.benchmark_table(experiment.benchmark_rows(tmp_path))
     assert shown["encode of"].tolist() == ["lab", "large"]
     assert shown["machine"].tolist() == ["A, 1 thread", "B, 2 threads"]
+
+
+def test_what_a_whole_case_took_is_shown_way_by_way(tmp_path):
+    header = "device,threads,torch,case,way,seconds,released/\n"
+    (tmp_path / "sweep-a.csv").write_text(header + "A,1,2,lab,released,8,1\nA,1,2,lab,certified,2,4\n")
+    (tmp_path / "encode-a.csv").write_text("device\nB\n")
+    shown = findings.whole_table(experiment.benchmark_rows(tmp_path, "sweep"))
+    assert shown["way"].tolist() == ["released", "certified"]
+    assert shown["times as fast as the released procedure"].tolist() == [1, 4]
+    assert set(shown["machine"]) == {"A, 1 thread"}
