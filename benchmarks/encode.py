@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dm_utils.maths.certified import certified_codes, screen_of
+from dm_utils.maths.certified import certified_codes, faster, screen_of
 from dm_utils.maths.encoder import encoder_of, float_codes
 
-HEAD = "case, released s, float32 s, certified s, product s, released/, float32/, /product, candidates, l0, ties, bound"
+HEAD = "case, by, released s, float32 s, certified s, product s, released/, float32/, /product, candidates, l0, ties, bound"
 
 
 def clock(device: torch.device) -> float:
@@ -57,6 +57,7 @@ def row(name: str, sae: Any, x: Tensor, repeats: int, precision: str = "auto") -
     if made is None:
         raise ValueError(f"{name} has no encoder that codes can be certified of")
     low = made[0].W_enc.bfloat16(), made[0].inputs(x).bfloat16()
+    precision = faster(x, *made) if precision == "auto" else precision
     runs: dict[str, Callable[[], object]] = {
         "released": lambda: [sae.encode(block).nonzero() for block in x.split(4096)],
         "float32": lambda: float_codes(x, *made),
@@ -67,6 +68,7 @@ def row(name: str, sae: Any, x: Tensor, repeats: int, precision: str = "auto") -
     code = certified_codes(x, *made, precision)  # type: ignore[arg-type]
     return {
         "case": name,
+        "by": precision,
         **{f"{way} s": round(taken, 4) for way, taken in seconds.items()},
         "released/": round(seconds["released"] / seconds["certified"], 2),
         "float32/": round(seconds["float32"] / seconds["certified"], 2),
@@ -94,8 +96,21 @@ def lab_rows(repeats: int, tokens: int) -> list[dict[str, Any]]:
     """SAEs of the lab's suite on its own activations."""
     from sweep import lab_case
 
-    _, x, _, suite = lab_case(None)
-    return [row(f"lab {s.cfg.architecture()} {s.cfg.d_sae}", s, x[:tokens], repeats) for s in suite]
+    _, x, _, suite = lab_case(None, tokens)
+    return [row(f"lab {s.cfg.architecture()} {s.cfg.d_sae}", s, x, repeats) for s in suite]
+
+
+def in_sum(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The rows as one, of a suite encoded in turn."""
+    ways = {name: sum(row[name] for row in rows) for name in ("released s", "float32 s", "certified s", "product s")}
+    ratios = {f"{name}/": round(ways[f"{name} s"] / ways["certified s"], 2) for name in ("released", "float32")}
+    floor = round(ways["certified s"] / ways["product s"], 2)
+    return {
+        "case": f"{len(rows)} SAEs in sum",
+        **{k: round(v, 3) for k, v in ways.items()},
+        **ratios,
+        "/product": floor,
+    }
 
 
 def gemma_rows(widths: list[int], tokens: int, repeats: int, device: str) -> list[dict[str, Any]]:
@@ -140,7 +155,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor(args.device)}\n{HEAD}", flush=True)
     lab = lab_rows(args.repeats, args.tokens) if args.case != "gemma" else []
     gemma = gemma_rows(args.widths, args.tokens, args.repeats, args.device) if args.case != "lab" else []
-    for found in lab + gemma:
+    for found in [*lab, *([in_sum(lab)] if lab else []), *gemma]:
         print(", ".join(str(value) for value in found.values()), flush=True)
     if args.table:
         write_table(args.table, lab + gemma, args.device)

@@ -17,9 +17,11 @@ import argparse
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
-from encode import clock, processor
+from encode import clock, processor, write_table
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -107,9 +109,9 @@ def seconds(run: Callable[[], object], device: str) -> float:
     return clock(torch.device(device)) - start
 
 
-def compare(name: str, repeats: int, device: str) -> None:
-    """Time both on one case and print a table."""
-    case = CASES[name]
+def compare(name: str, repeats: int, device: str, tokens: int | None = None) -> list[dict[str, Any]]:
+    """Time both on one case, or on fewer tokens of it, print a table and return its rows."""
+    case = CASES[name] | ({"n_token": tokens} if tokens else {})
     x, dictionary = planted_problem(**case, device=device)
     ways = {"dense": None, "float32": None, "bfloat16": torch.bfloat16, "int8": torch.int8}
     runs = {way: dense_pursuit if way == "dense" else partial(sparse_pursuit, precision=p) for way, p in ways.items()}
@@ -124,26 +126,36 @@ def compare(name: str, repeats: int, device: str) -> None:
             times[method].append(seconds(lambda run=run: run(x, dictionary, case["l0"], False), device))
 
     print(f"\n{name}: " + ", ".join(f"{key} {value}" for key, value in case.items()))
-    few = x[:PEAK_TOKENS]
+    few, rows = x[:PEAK_TOKENS], []
     for method in runs:
         fvu = (few - found[method][1]).square().sum() / (few - few.mean(0)).square().sum()
         ratio = statistics.median(a / b for a, b in zip(times["dense"], times[method], strict=True))
         alike = (found["float32"][0] == found[method][0]).all(1).float().mean()
         print(
             f"  {method:8}{1e3 * statistics.median(times[method]):9.0f} ms  dense / it {ratio:6.2f}  "
-            f"{peak[method] / 2**20:8.1f} MiB  FVU {fvu:.5f}  tokens with the atoms of float32 {alike:.5f}"
+            f"{peak[method] / 2**20:8.1f} MiB  FVU {fvu:.5f}  tokens with the atoms of float32 {alike:.5f}",
+            flush=True,
         )
+        said = f"pursuit, {case['n_atom']:,} latents in {case['d']:,} dimensions, {case['n_token']} tokens"
+        numbers = {"seconds": statistics.median(times[method]), "released/": ratio, "alike": float(alike)}
+        rows.append({"case": said, "way": method} | {key: round(value, 4) for key, value in numbers.items()})
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=[*CASES, "all"], default="all")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tokens", type=int, help="instead of each case's: a shard")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--table", type=Path, help="a CSV file to write the rows to, after each case")
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor(arguments.device)}")
+    rows: list[dict[str, Any]] = []
     for name in CASES if arguments.case == "all" else [arguments.case]:
-        compare(name, arguments.repeats, arguments.device)
+        rows += compare(name, arguments.repeats, arguments.device, arguments.tokens)
+        if arguments.table:
+            write_table(arguments.table, rows, arguments.device)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@
 (b) *Engine*: moments of x factorised once, then per SAE one encode and sparse decodes; intervals included.
 (c) *Certified*: the engine with the encode screened in low precision and rechecked (`dm_utils.maths.certified`).
 
-On one thread processor time is measured, so that other work on the machine counts less.
+On one thread processor time is measured, so that other work on the machine counts less. Which precision is the faster one is
+asked before the clock starts: a process asks once for all SAEs of a size. A case may be a shard, its first tokens: every
+way's time grows in proportion to them, but for one solve per SAE, so ratios of a shard are those of the whole within that.
 
 All report the same held-out R². The released code solves on a GPU, where `torch.linalg.lstsq` has one driver, gels; so
 has it here. The default driver of a CPU, gelsy, would drop every direction whose singular value is below eps × tokens
@@ -19,15 +21,16 @@ import statistics
 import tempfile
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from encode import clock
+from encode import clock, write_table
 from torch import Tensor
 
-from dm_utils.maths.certified import certified_codes
+from dm_utils.maths.certified import PROBE, certified_codes, faster
 from dm_utils.maths.codes import Codes, decode, dense_codes
 from dm_utils.maths.decomposition import Decomposer
 from dm_utils.maths.encoder import encoder_of
@@ -133,19 +136,16 @@ def engine(
     return rows
 
 
-def lab_case(limit: int | None) -> Case:
-    """The lab's whole suite at its middle layer."""
+def lab_case(limit: int | None, tokens: int | None = None) -> Case:
+    """The lab's whole suite at its middle layer, or its first SAEs, on all tokens or the first."""
     from dm_utils.engine.study import Study
 
     study = Study("lab")
     site = study.site()
-    refs = study.saes()[:limit]
-    return (
-        f"lab: {len(refs)} SAEs, {len(site.x)} tokens",
-        site.x.clone(),
-        site.split,
-        [study.load_sae(r) for r in refs],
-    )
+    refs, x = study.saes()[:limit], site.x[:tokens].clone()
+    split = Split(site.split.fit[: len(x)], site.split.group[: len(x)])
+    name = f"lab: {len(refs)} SAEs, {len(x)} of {len(site.x)} tokens"
+    return name, x, split, [study.load_sae(r) for r in refs]
 
 
 def gemma_case(widths: list[int], n_tokens: int, d: int = 2304, l0: int = 60) -> Case:
@@ -180,8 +180,11 @@ def timed(run: Callable[..., list[dict[str, float]]], case: Case) -> tuple[float
     return seconds, memory.mebibytes, disk, rows
 
 
-def compare(case: Case, repeats: int) -> bool:
-    """Run the ways in turn and print what each took; True when their R² agree to 1e-4."""
+def compare(case: Case, repeats: int, rows_of_all: list[dict[str, Any]]) -> bool:
+    """Run the ways in turn and print what each took; True when their R² agree to 1e-4. A row for each is added."""
+    for sae in case[3]:
+        if (made := encoder_of(sae)) is not None:
+            faster(case[1][:PROBE], *made)
     ways = {"released": released, "engine": engine, "certified": certified}
     runs = [{name: timed(run, case) for name, run in ways.items()} for _ in range(repeats)]
     print(f"\n{case[0]}")
@@ -189,7 +192,15 @@ def compare(case: Case, repeats: int) -> bool:
     for name in ways:
         seconds, memory, disk = (statistics.median(run[name][i] for run in runs) for i in range(3))
         ratios = [statistics.median(run[other][0] / run[name][0] for run in runs) for other in ("released", "engine")]
-        print(f"{name:10}{seconds:10.2f}{memory:10.0f}{disk:10.1f}{ratios[0]:11.2f}x{ratios[1]:9.2f}x")
+        print(f"{name:10}{seconds:10.2f}{memory:10.0f}{disk:10.1f}{ratios[0]:11.2f}x{ratios[1]:9.2f}x", flush=True)
+        numbers = {
+            "seconds": seconds,
+            "peak MiB": memory,
+            "disk MiB": disk,
+            "released/": ratios[0],
+            "engine/": ratios[1],
+        }
+        rows_of_all.append({"case": case[0], "way": name} | {key: round(value, 2) for key, value in numbers.items()})
     rows = {name: runs[0][name][3] for name in ways}
     worst = {
         name: max(abs(a[m] - b[m]) for a, b in zip(rows[name], rows["engine"], strict=True) for m in METRICS)
@@ -209,13 +220,24 @@ def main() -> int:
         help="runs of each way, alternating; medians are printed",
     )
     parser.add_argument("--limit", type=int, help="only the first SAEs of the lab's suite")
-    parser.add_argument("--tokens", type=int, default=8192, help="tokens of the Gemma-sized case")
+    parser.add_argument("--lab-tokens", type=int, help="only the first tokens of the lab's site: a shard")
+    parser.add_argument(
+        "--tokens", type=int, default=4096, help="tokens of the Gemma-sized case, a shard: 3,800 or more"
+    )
+    parser.add_argument("--widths", type=int, nargs="+", default=[16384, 65536], help="of the Gemma-sized case")
+    parser.add_argument("--table", type=Path, help="a CSV file to write the rows to, after each case")
     args = parser.parse_args()
-    agree = []
+    agree: list[bool] = []
+    rows: list[dict[str, Any]] = []
+    cases: list[Callable[[], Case]] = []
     if args.case in ("lab", "both"):
-        agree.append(compare(lab_case(args.limit), args.repeats))
+        cases.append(lambda: lab_case(args.limit, args.lab_tokens))
     if args.case in ("gemma", "both"):
-        agree += [compare(gemma_case([width], args.tokens), args.repeats) for width in (16384, 65536)]
+        cases += [partial(gemma_case, [width], args.tokens) for width in args.widths]
+    for case in cases:
+        agree.append(compare(case(), args.repeats, rows))
+        if args.table:
+            write_table(args.table, rows, "cpu")
     return 0 if all(agree) else 1
 
 

@@ -117,7 +117,19 @@ def test_the_widest_and_narrowest_question_are_named():
 
 
 def test_every_column_of_the_benchmark_is_named():
-    rows = pd.DataFrame({"case": ["lab"], "released/": 3.5, "float32/": 2.5, "/product": 1.5, "ties": 0, "threads": 1})
+    rows = pd.DataFrame(
+        {"case": ["lab"], "l0": 4.0, "released/": 3.5, "float32/": 2.5, "/product": 1.5, "ties": 0, "threads": 1}
+    )
     shown = findings.benchmark_table(rows.assign(device="A"))
-    assert shown.iloc[0].tolist() == ["lab", 3.5, 2.5, 1.5, 0, "A, 1 thread"]
+    assert shown.iloc[0].tolist() == ["lab", 4.0, 3.5, 2.5, 1.5, 0, "A, 1 thread"]
     assert not set(shown.columns) & set(rows.columns) - {"ties"}
+
+
+def test_what_a_whole_case_took_is_shown_way_by_way(tmp_path):
+    header = "device,threads,torch,case,way,seconds,released/\n"
+    (tmp_path / "sweep-a.csv").write_text(header + "A,1,2,lab,released,8,1\nA,1,2,lab,certified,2,4\n")
+    (tmp_path / "encode-a.csv").write_text("device\nB\n")
+    shown = findings.whole_table(experiment.benchmark_rows(tmp_path, "sweep"))
+    assert shown["way"].tolist() == ["released", "certified"]
+    assert shown["times as fast as the released procedure"].tolist() == [1, 4]
+    assert set(shown["machine"]) == {"A, 1 thread"}

@@ -151,7 +151,7 @@ def processor(device: torch.device) -> str:
     return f"{(names or ['a CPU'])[0]} ({torch.backends.cpu.get_cpu_capability()}), {n} thread{'s' * (n != 1)}"
 
 
-def benchmark_rows(folder: Path = BENCHMARKS) -> pd.DataFrame:
-    """Every committed row of ``benchmarks/encode.py``, or none where there is no such file (an installed package)."""
-    found = [pd.read_csv(path) for path in sorted(folder.glob("encode*.csv"))]
+def benchmark_rows(folder: Path = BENCHMARKS, name: str = "encode") -> pd.DataFrame:
+    """Every committed row of a benchmark, or none where there is no such file (an installed package)."""
+    found = [pd.read_csv(path) for path in sorted(folder.glob(f"{name}*.csv"))]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()

@@ -64,6 +64,13 @@ def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(machine=rows["device"] + ", " + plural)
 
 
+def whole_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """What a case took from its activations to its numbers, one row per way, with the machine."""
+    plural = rows["threads"].map(lambda n: f"{n} thread{'s' * (n != 1)}")
+    names = {"case": "case", "way": "way", "seconds": "seconds", "released/": "times as fast as the released procedure"}
+    return rows.rename(columns=names)[list(names.values())].assign(machine=rows["device"] + ", " + plural)
+
+
 def gpu_sentence(folder: Path = BENCHMARKS) -> str:
     """Whether a table of a GPU's stages is there."""
     found = sorted(path.name for path in folder.glob("gpu*.csv"))
@@ -71,5 +78,5 @@ def gpu_sentence(folder: Path = BENCHMARKS) -> str:
         return f"Measured on a GPU: {', '.join(code(name) for name in found)} in `benchmarks/results`."
     return (
         "No run of `benchmarks/gpu.py` is committed, so the rows of a GPU wait for one: nothing on this page says what is "
-        "gained there."
+        "gained there. The same code runs on a CPU, where tests hold it."
     )
