@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -140,8 +141,8 @@ def side(row: Any) -> int | None:
     return -1 if below else 1 if over else None
 
 
-def budget_sentence(budgets: Table) -> str:
-    """Whether methods stay on their side of TopK's curve when all train on more tokens."""
+def budget_sentence(budgets: Table, missing: Sequence[str] = ()) -> str:
+    """Whether methods stay on their side of TopK's curve when all train on more tokens; `missing`: titles of those that did not."""
     if not len(budgets):
         return "No method has run with more tokens, so whether the budget matters is **untestable here**."
     tokens = budgets.groupby("longer")["tokens"].max()
@@ -156,6 +157,7 @@ def budget_sentence(budgets: Table) -> str:
     said += "that can be told stay on their side"
     said += f"; not so {', '.join(turned)}" if turned else ""
     said += f"; across a limit at one budget: {titles(untold)}" if untold else ""
+    said += f"; not run with so many: {', '.join(map(escape, missing))}" if missing else ""
     stay = verdict(side(a) == side(b) for a, b in told)
     return f"{said}. That the budget does not change who is on which side of TopK's curve: **{stay}**."
 

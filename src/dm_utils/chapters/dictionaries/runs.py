@@ -44,9 +44,9 @@ class Run:
 
 
 def order(methods: Sequence[str], widths: Sequence[int], l0s: Sequence[int], seeds: int) -> list[Run]:
-    """What matters most first: every method at the first width and L0 with one seed, TopK's curve, more seeds, then the other sizes.
+    """What matters most first: every method at the first width and L0 with one seed, TopK's curve, more seeds, then other L0s and widths.
 
-    A method that sets its own L0 runs once for each width, and brings runs of TopK that are as dense with it.
+    A method that sets its own L0 runs once, and brings runs of TopK that are as dense with it.
     """
     width, l0 = widths[0], l0s[0]
     curve = curve_l0s(l0) if "topk" in methods else []
@@ -58,7 +58,7 @@ def order(methods: Sequence[str], widths: Sequence[int], l0s: Sequence[int], see
         found += [Run(method, width, l0, seed) for method in methods if not METHODS[method].own_l0]
         found += [Run("topk", width, k, seed) for k in curve]
     found += [Run("topk", w, k, 0) for w in widths[1:] for k in curve]
-    for w, k in [(w, k) for w in widths for k in l0s][1:]:
+    for w, k in [*((width, k) for k in l0s[1:]), *((w, l0) for w in widths[1:])]:
         found += [Run(method, w, k, 0) for method in methods if not METHODS[method].own_l0]
     return list(dict.fromkeys(found))
 
