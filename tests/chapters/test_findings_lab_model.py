@@ -74,7 +74,7 @@ def test_the_losses_stand_in_their_order():
 def seeds(*widths):
     """Two seeds or more at each width, each an interval around its value; one width of one seed says nothing."""
     rows = [
-        {"metric": "fvu", "d_sae": 2**at, "seed": seed, "value": value, "low": value - 0.01, "high": value + 0.02}
+        {"metric": "fvu", "d_sae": 2**at, "seed": seed, "value": value, "low": value - 1 / 64, "high": value + 1 / 32}
         for at, values in enumerate(widths)
         for seed, value in enumerate(values)
     ]
@@ -86,14 +86,14 @@ def seeds(*widths):
     [
         (((0.5, 0.52), (0.4, 0.4)), "0.0200", 1, 1),
         (((0.4, 0.4), (0.5, 0.55), (0.1, 0.1)), "0.0500", 2, 2),
-        (((0.4, 0.4), (0.425, 0.5)), "0.0750", 0, 1),  # 0.42 and 0.415 overlap
-        (((0.43, 0.5), (0.4, 0.4)), "0.0700", 0, 1),  # they touch at 0.42
-        (((0.4, 0.4), (0.43, 0.43)), "0.0000", 0, 1),
+        (((0.4, 0.4), (0.425, 0.5)), "0.0750", 0, 1),  # they overlap
+        (((0.5, 0.5625), (0.453125, 0.453125)), "0.0625", 0, 1),  # they touch, exactly
+        (((0.453125, 0.453125), (0.5, 0.5)), "0.0000", 0, 1),
     ],
 )
 def test_widths_are_apart_where_no_seed_and_no_interval_reaches_the_next(widths, scatter, apart, steps):
-    assert figures(findings.over_seeds(seeds(*widths), "fvu")) == f"{scatter} 0.0300 {apart} {steps}"
+    assert figures(findings.over_seeds(seeds(*widths), "fvu")) == f"{scatter} 0.0469 {apart} {steps}"
 
 
 def test_without_two_seeds_of_a_width_nothing_scatters():
-    assert figures(findings.over_seeds(seeds((0.5,), (0.4,)), "fvu")) == "0.0000 0.0300 0 0"
+    assert figures(findings.over_seeds(seeds((0.5,), (0.4,)), "fvu")) == "0.0000 0.0469 0 0"
