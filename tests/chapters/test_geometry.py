@@ -71,8 +71,8 @@ def test_the_table_of_angles_is_of_the_vectors_themselves():
 def test_the_picture_lists_the_norms_and_shows_the_token_of_the_slider(parts):
     chart = notation.to_scale(to_scale.segments(*parts, ["<b>", "b", "c", "d"]))
     norm = float(parts[0][3].norm())
-    assert f"Sae(x) {norm:.2f}" in says(chart) and "d" in says(chart)
-    assert "&lt;b&gt;" in says(chart, back=3)
+    assert f"Sae(x) {norm:.2f}" in says(chart) and "the token: “d”" in says(chart)
+    assert "the token: “&lt;b&gt;”" in says(chart, back=3)
 
 
 @pytest.mark.parametrize("degrees", [-40, 15])
