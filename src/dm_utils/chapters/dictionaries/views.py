@@ -31,12 +31,12 @@ NAMES = {
 
 
 def prices(methods: Table) -> pd.DataFrame:
-    """Who wins, and what it costs beside TopK: one row per method, in the order of FVU."""
+    """Who wins, and what it costs beside TopK: one row per method, in the order of FVU; one seed has no scatter."""
     base = methods[methods["method"] == BASELINE]
     unit = {
         name: float(base[name].iloc[0]) if len(base) else float("nan") for name in ("train_seconds", "encode_flops")
     }
-    view = pd.DataFrame({"Method": methods["title"], "L0": methods["l0"].round(1), "seeds": methods["seeds"]})
+    view = pd.DataFrame({"Method": methods["title"], "L0": methods["l0"].round(1)})
     names = {
         "fvu": "FVU",
         "fvu_nonlinear": "FVU nonlinear",
