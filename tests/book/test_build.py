@@ -95,11 +95,16 @@ def test_the_shared_key_follows_the_package_the_weights_and_the_lock(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "name", ["lab/text.py", "charts/static/widget.js", "charts/static/style.css", "lab/manifest.json"]
+    "name",
+    [
+        *(f"src/dm_utils/{name}" for name in ("lab/text.py", "lab/manifest.json", "lab/results/ladder.csv")),
+        *(f"src/dm_utils/charts/static/{name}" for name in ("widget.js", "style.css")),
+        "benchmarks/results/encode.csv",
+    ],
 )
 def test_every_kind_of_source_is_in_the_shared_key(tmp_path: Path, name: str) -> None:
     (tmp_path / "requirements.lock").write_text("")
-    path = tmp_path / "src/dm_utils" / name
+    path = tmp_path / name
     path.parent.mkdir(parents=True)
     keys = [path.write_text(text) and build.shared_key(Layout(tmp_path)) for text in ("one", "two")]
     assert keys[0] != keys[1]

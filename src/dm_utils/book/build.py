@@ -39,20 +39,21 @@ def digest(*parts: bytes) -> str:
 
 
 def shared_key(layout: Layout) -> str:
-    """Hash what every chapter's result depends on: the package, the lab's weights, the lock and the Python version.
+    """Hash what every chapter's result depends on: the package, its tables, the lab's weights, the lock and the Python version.
 
     What only one chapter imports, its own folder, counts for that chapter alone.
     """
     found = source_files(layout.root / "src/dm_utils")
     common = [name for name in found if not name.startswith(("chapters/", "book/results/")) and name not in FACE_ONLY]
     contents = [name.encode() + found[name].read_bytes() for name in common]
+    contents += [path.read_bytes() for path in sorted((layout.root / "benchmarks/results").glob("*.csv"))]
     lock = (layout.root / "requirements.lock").read_bytes()
     return digest(*contents, lock, f"{sys.version_info[:2]}".encode())
 
 
 def source_files(folder: Path) -> dict[str, Path]:
-    """The source under a folder, by relative name: code, scripts, styles and records."""
-    paths = [path for kind in ("*.py", "*.js", "*.css", "*.json") for path in sorted(folder.rglob(kind))]
+    """The source under a folder, by relative name: code, scripts, styles, records and tables."""
+    paths = [path for kind in ("*.py", "*.js", "*.css", "*.json", "*.csv") for path in sorted(folder.rglob(kind))]
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
