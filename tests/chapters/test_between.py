@@ -9,6 +9,7 @@ from dm_utils.chapters.s06_2_between_saes import built_in
 from dm_utils.chapters.s06_2_between_saes import experiment as between
 from dm_utils.engine.study import Parts
 from dm_utils.maths.resampling import Split
+from dm_utils.maths.vector_r2 import vector_r2
 
 
 def planted_parts(nonlinear, n_token=6000, d=4, seed=0):
@@ -37,7 +38,7 @@ def test_vector_r2_equals_scikit_learn():
 
     parts, split = planted_parts(kinks)
     z = torch.cat([parts.sae_out, parts.x.square()], 1)
-    (mean, weighted), *_ = between.vector_r2(z, between.part_targets(parts), split)
+    (mean, weighted), *_ = vector_r2(z, between.part_targets(parts), split)
     y, fit, out = parts.sae_error.numpy(), split.fit.numpy(), ~split.fit.numpy()
     predicted = LinearRegression().fit(z.numpy()[fit], y[fit]).predict(z.numpy()[out])
     assert mean.value == pytest.approx(r2_score(y[out], predicted), abs=1e-9)
@@ -47,9 +48,9 @@ def test_vector_r2_equals_scikit_learn():
 
 def test_every_part_is_predicted_as_if_alone():
     parts, split = planted_parts(kinks)
-    together = between.vector_r2(parts.sae_out, between.part_targets(parts), split)
+    together = vector_r2(parts.sae_out, between.part_targets(parts), split)
     for found, part in zip(together, (parts.sae_error, parts.linear_error, parts.nonlinear_error), strict=True):
-        alone = between.vector_r2(parts.sae_out, lambda rows, part=part: part[None, rows], split)[0]
+        alone = vector_r2(parts.sae_out, lambda rows, part=part: part[None, rows], split)[0]
         assert found[0].value == pytest.approx(alone[0].value, abs=1e-9)
 
 
@@ -96,8 +97,8 @@ def test_the_turned_part_is_turned_in_both_places():
 
 def test_with_x_beside_it_sae_predicts_the_nonlinear_part_perfectly_and_x_alone_not_at_all():
     parts, split = planted_parts(kinks)
-    both = between.vector_r2(torch.cat([parts.x, parts.sae_out], 1), between.part_targets(parts), split)
-    alone = between.vector_r2(parts.x, between.part_targets(parts), split)
+    both = vector_r2(torch.cat([parts.x, parts.sae_out], 1), between.part_targets(parts), split)
+    alone = vector_r2(parts.x, between.part_targets(parts), split)
     assert both[2][0].value == pytest.approx(1, abs=1e-9)
     assert alone[2][0].value == pytest.approx(0, abs=0.01)
     assert alone[1][0].value == pytest.approx(1, abs=1e-9)
