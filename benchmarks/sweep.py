@@ -9,9 +9,13 @@ On one thread processor time is measured, so that other work on the machine coun
 asked before the clock starts: a process asks once for all SAEs of a size. A case may be a shard, its first tokens: every
 way's time grows in proportion to them, but for one solve per SAE, so ratios of a shard are those of the whole within that.
 
-All report the same held-out R². The released code solves on a GPU, where `torch.linalg.lstsq` has one driver, gels; so
-has it here. The default driver of a CPU, gelsy, would drop every direction whose singular value is below eps × tokens
-of the largest, in float32 about 1 % of it, and lose up to 0.2 of R² on the lab. Run `python benchmarks/sweep.py`; `--help` lists the cases.
+All report the same held-out R², (b) and (c) to 1e-6 but for ties: where two latents compete for the last place and are equal
+to float32 rounding, each way may take the other one. Where (b) and (c) differ by more, the tokens whose reconstructions do are
+counted, beside the ties that certified codes count themselves, and the difference is taken again with those tokens' dense codes.
+
+The released code solves on a GPU, where `torch.linalg.lstsq` has one driver, gels; so has it here. The default driver of a CPU,
+gelsy, would drop every direction whose singular value is below eps × tokens of the largest, in float32 about 1 % of it, and lose
+up to 0.2 of R² on the lab. Run `python benchmarks/sweep.py`; `--help` lists the cases.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ from dm_utils.maths.encoder import encoder_of
 from dm_utils.maths.regression import Design
 from dm_utils.maths.resampling import Split
 
+ALIKE = 1e-6  # of the R² of two ways to the same codes
+TIED = 1e-4  # of a token: a reconstruction that differs by more has another latent in it
 METRICS = ("r2_error_norm", "r2_error_vector", "fvu_nonlinear")
 Case = tuple[str, Tensor, Split, list[Any]]
 
@@ -136,6 +142,23 @@ def engine(
     return rows
 
 
+@torch.inference_mode()
+def but_for_ties(x: Tensor, split: Split, suite: list[Any], rows: list[dict[str, float]]) -> tuple[int, int, float]:
+    """Tokens that certified codes reconstruct otherwise, ties counted, and the largest difference from `rows` without those tokens."""
+    decomposer, differ, ties, worst = Decomposer(Design(x, split)), 0, 0, 0.0
+    for sae, row in zip(suite, rows, strict=True):
+        merged = torch.empty_like(x)
+        for block, out in zip(x.split(4096), merged.split(4096), strict=True):
+            codes = certified_codes(block, *encoder_of(sae))
+            dense, own = decode(sae, dense_codes(sae, block)), decode(sae, codes)
+            far = torch.linalg.vector_norm(dense - own, dim=1) > TIED * torch.linalg.vector_norm(block, dim=1)
+            out.copy_(torch.where(far[:, None], dense, own))
+            differ, ties = differ + int(far.sum()), ties + codes.ties
+        found = decomposer.run(lambda rows, _, merged=merged: merged[rows]).metrics
+        worst = max(worst, *(abs(found[name].value - row[name]) for name in METRICS))
+    return differ, ties, worst
+
+
 def lab_case(limit: int | None, tokens: int | None = None) -> Case:
     """The lab's whole suite at its middle layer, or its first SAEs, on all tokens or the first."""
     from dm_utils.engine.study import Study
@@ -207,7 +230,13 @@ def compare(case: Case, repeats: int, rows_of_all: list[dict[str, Any]]) -> bool
         for name in ("released", "certified")
     }
     print(f"largest difference in {', '.join(METRICS)} from the engine's: {worst}")
-    return worst["released"] < 1e-4 and worst["certified"] < 1e-6
+    if worst["certified"] >= ALIKE:
+        differ, ties, worst["certified"] = but_for_ties(*case[1:], rows["engine"])
+        print(
+            f"{differ} tokens have other codes, {ties} ties were counted; without those tokens: {worst['certified']:.1e}"
+        )
+        return worst["released"] < 1e-4 and worst["certified"] < ALIKE and differ <= ties
+    return worst["released"] < 1e-4
 
 
 def main() -> int:
