@@ -296,3 +296,11 @@ def test_a_quantity_that_no_training_moves_has_no_scatter() -> None:
     assert size.scatter(alone, pd.concat([rung, apart])) == {}
     near = apart.assign(width_ratio=4.0)
     assert size.scatter(alone, near) == {"r2": (pytest.approx(0.1), 2)}
+
+
+def test_the_last_layer_is_the_last_by_number() -> None:
+    hooks = {"hook_name": [f"blocks.{i}.hook_resid_post" for i in (11, 2, 0, 5)]}
+    rows = table((0.2, 0.1, 0.3), (0.4, 0.3, 0.5), (0.6, 0.5, 0.7), (0.6, 0.5, 0.7), **hooks)
+    assert rules.layer_of(rows).tolist() == [11, 2, 0, 5]
+    found = rules.at_ends(M, last=True)(rows)
+    assert (found.word, found.value) == (HOLDS, f"{rules.interval(0.2, 0.1, 0.3)}, the middle 0.500")
