@@ -12,8 +12,8 @@ from figures import figures
 from dm_utils.book.build import Layout, chapters
 from dm_utils.book.published import gather
 from dm_utils.chapters.scoreboard import charts, findings, rules, size
-from dm_utils.chapters.scoreboard.claims import CLAIMS, Claim
-from dm_utils.chapters.scoreboard.rules import DIFFERS, HOLDS, PARTLY, UNTESTABLE, Rows
+from dm_utils.chapters.scoreboard.claims import CLAIMS
+from dm_utils.chapters.scoreboard.rules import DIFFERS, HOLDS, PARTLY, UNTESTABLE, Claim, Rows
 from dm_utils.engine.ladder import AWAY, QUESTIONS, TOWARDS
 
 TABLES = ROOT / "_build/executed/lab/tables"
@@ -115,9 +115,16 @@ def test_both_holds_only_where_each_part_does() -> None:
     assert rules.both(high, rules.above(Rows("c", "absent"), 0))(rows).word == UNTESTABLE
 
 
+def test_a_rule_belongs_to_the_last_chapter_whose_rows_it_reads() -> None:
+    first, last = Rows("04_1", "m"), Rows("04_2", "m")
+    assert rules.above(first, 0).chapter == "04_1"
+    assert rules.ahead(last, first).chapter == rules.close(first, last, 0.1).chapter == "04_2"
+    assert rules.both(rules.above(first, 0), rules.above(last, 0)).chapter == "04_2"
+
+
 def test_every_claim_has_its_own_key_a_chapter_and_a_part_of_the_paper() -> None:
     assert len({claim.key for claim in CLAIMS}) == len(CLAIMS)
-    assert {claim.chapter for claim in CLAIMS} <= set(chapters(Layout(ROOT)))
+    assert {claim.rule.chapter for claim in CLAIMS} <= set(chapters(Layout(ROOT)))
     assert all(charts.part_of(claim.place) for claim in CLAIMS)
     assert all(claim.says and claim.paper and claim.test for claim in CLAIMS)
 
@@ -187,7 +194,7 @@ def test_every_word_is_counted_on_the_profile_that_is_asked_for() -> None:
 
 
 def test_a_claim_is_judged_on_each_profiles_own_rows_and_shown_with_all_that_it_says() -> None:
-    claim = Claim("k", "§9", "says", "paper", "in words", rules.above(M, 0.5), "c")
+    claim = Claim("k", "§9", "says", "paper", "in words", rules.above(M, 0.5))
     rows = pd.concat([table((0.6, 0.55, 0.7), (0.4, 0.3, 0.45), profile="z"), table((0.2, 0.1, 0.3), profile="a")])
     found = findings.scoreboard(rows, [claim])
     assert found["profile"].tolist() == ["z", "a"] and found["verdict"].tolist() == [PARTLY, DIFFERS]
