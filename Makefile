@@ -4,7 +4,7 @@ PROFILE ?= lab
 CHAPTERS ?= notebooks
 JOBS ?= $(if $(filter lab,$(PROFILE)),2,1)
 WORKERS ?= 2
-ORDER ?= $(shell date +%s)
+ORDER := $(or $(ORDER),$(shell date +%s))
 BIN := .venv/bin
 READY := .venv/.ready
 # The CUDA libraries that a resolver adds on Linux: whoever has a GPU gets them with torch, nobody else needs them.
