@@ -1,5 +1,8 @@
 """Specification of Section 6.2: predicting parts of the error from neighbours, and what is built in."""
 
+from types import SimpleNamespace
+
+import pandas as pd
 import pytest
 import torch
 from tiny_models import ARCHITECTURES, VOCABULARY, boot
@@ -161,3 +164,65 @@ def test_the_table_holds_what_must_be_and_is_kept(study, monkeypatch):
     assert len(table) == 3 * (3 + 4)
     monkeypatch.setattr(between, "vector_r2", lambda *_, **__: pytest.fail("computed again"))
     assert between.predict_parts(study, ref, found, parts).equals(table)
+
+
+def test_scores_have_the_studys_intervals_and_say_where_they_come_from(study):
+    ref, p = study.sae(width=2048), study.profile
+    near = next(n for n in between.neighbours(study, ref)[0] if n.name == "previous residual")
+    parts = study.parts(ref)
+    table = between.predict_parts(study, ref, [near], parts)
+    out = torch.cat([out for _, _, out in study.reconstructions(near.ref)])
+    regressors = {between.KINDS[0]: out, between.KINDS[1]: study.site(near.ref.layer).x}
+    for kind, z in regressors.items():
+        known = between.vector_r2(
+            z, between.part_targets(parts), study.site().split, n_bootstrap=p.n_bootstrap, seed=p.seed
+        )
+        rows = table[(table["kind"] == kind) & (table["given"] == between.ALONE)].set_index("target")
+        for target, (mean, weighted) in zip(between.PARTS, known, strict=True):
+            found = rows.loc[target]
+            assert found[["r2", "r2_low", "r2_high"]].tolist() == pytest.approx(
+                [mean.value, mean.low, mean.high], abs=1e-6
+            )
+            assert found["r2_weighted_low"] == pytest.approx(weighted.low, abs=1e-6)
+    about = {"neighbour": near.name, "reading": "both", "sae_id": near.ref.id, "layer": 3, "component": "resid"}
+    about |= {"hook_name": near.ref.hook_name, "architecture": "topk", "d_sae": 2048, "l0": near.ref.l0}
+    assert (table[list(about)] == pd.Series(about)).all().all()
+
+
+def test_without_an_sae_at_a_neighbouring_site_there_is_nothing_to_compare(study):
+    def only(**where):
+        if where["component"] != "resid" or where["layer"] != 4:
+            raise ParameterError("none there")
+        return study.sae(**where)
+
+    ref = study.sae(width=2048)
+    lone = SimpleNamespace(sae=only, profile=study.profile)
+    with pytest.raises(ParameterError, match=r"an SAE at a neighbouring site is needed .previous residual; MLP"):
+        between.neighbours(lone, ref)
+    with pytest.raises(ParameterError, match=r"Eq\. 16 needs a residual stream"):
+        between.neighbours(study, study.sae(component="mlp", layer=4))
+
+    def residual(**where):
+        if where["component"] != "resid":
+            raise ParameterError("none there")
+        return study.sae(**where)
+
+    found, lacking = between.neighbours(SimpleNamespace(sae=residual, profile=study.profile), ref)
+    assert [(n.name, n.ref.layer, n.ref.d_sae, n.ref.l0) for n in found] == [
+        ("same residual", 4, 2048, ref.l0),
+        ("previous residual", 3, 2048, ref.l0),
+    ]
+    assert lacking == ["MLP, layer before", "attention, layer before", "MLP, same layer", "attention, same layer"]
+
+
+def test_controls_have_the_seed_and_the_resamples_that_are_asked_for():
+    parts, split = planted_parts(kinks)
+    found = built_in.built_in(parts, split, n_bootstrap=150, seed=2)
+    affine, r = parts.x - parts.linear_error, -parts.nonlinear_error
+    moved = r[built_in.shuffled_within(split, 2)]
+    for name, noise_ in (("measured", r), ("shuffled", moved)):
+        known = between.vector_r2(
+            affine + noise_, lambda rows, v=noise_: -v[None, rows], split, n_bootstrap=150, seed=2
+        )
+        assert found[name] == known[0]
+    assert not torch.equal(moved, r[built_in.shuffled_within(split, 3)])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from dm_utils import lab
 from dm_utils.dictionaries import sparse_topk
-from dm_utils.lab import activations, baselines, ladder, language_model, manifest, pipeline, suite, text
+from dm_utils.lab import activations, baselines, ladder, language_model, manifest, pipeline, sae_training, suite, text
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = pipeline.fast_lab()
@@ -161,10 +161,10 @@ def test_sparse_topk_has_the_loss_and_gradients_of_saelens():
 def test_active_latents_fall_to_k_and_start_along_the_data(tmp_path):
     x = np.random.default_rng(0).normal(3.0, 1.0, (600, 8)).astype(np.float16)
     np.save(tmp_path / "x.npy", x)
-    recipe = replace(suite.SaeRecipe(), steps=20, batch_tokens=64, k_start=16)
+    recipe = replace(sae_training.SaeRecipe(), steps=20, batch_tokens=64, k_start=16)
     batches = activations.ActivationBatches(tmp_path / "x.npy", 64, 0)
-    sae = suite._new_sae(suite.SaeSpec("resid", 0, "topk", 32, 2), 8, recipe, "cpu")
-    suite.start_from_data(sae, batches, recipe)
+    sae = sae_training._new_sae(suite.SaeSpec("resid", 0, "topk", 32, 2), 8, recipe, "cpu")
+    sae_training.start_from_data(sae, batches, recipe)
     assert [sae.k_at(step) for step in (0, 5, 10, 19)] == [16, 6, 2, 2]
     centred = torch.from_numpy(x).float() - batches.mean
     cosines = torch.nn.functional.cosine_similarity(sae.W_dec[:, None], centred[None], dim=2)  # [latent, token]
@@ -201,10 +201,10 @@ def test_calibration_reaches_the_wanted_l0():
     torch.manual_seed(0)
     sae = JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(d_in=16, d_sae=64, jumprelu_init_threshold=0.1))
     x = torch.randn(4000, 16)
-    suite.calibrate_thresholds(sae, x, 5.0)
+    sae_training.calibrate_thresholds(sae, x, 5.0)
     assert ((x @ sae.W_enc + sae.b_enc) > sae.threshold).sum(1).float().mean().item() == pytest.approx(5.0, abs=0.02)
     with pytest.raises(ValueError, match="out of reach"):
-        suite.calibrate_thresholds(sae, x, 63.9)
+        sae_training.calibrate_thresholds(sae, x, 63.9)
 
 
 def test_the_whole_recipe_runs_resumes_and_leaves_the_shipped_weights_alone(tmp_path):

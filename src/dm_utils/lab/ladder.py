@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dm_utils.lab import suite
+from dm_utils.lab import sae_training
 from dm_utils.lab.pipeline import LabRecipe, fast_lab
 from dm_utils.lab.suite import FACE, SaeSpec
 
@@ -48,7 +48,7 @@ def rung(d: int, seeds: int = SEEDS) -> LabRecipe:
     lab = LabRecipe()
     heads = d // HEAD
     model = replace(lab.model, d_model=d, d_mlp=4 * d, n_heads=heads, n_key_value_heads=max(1, heads // 2))
-    saes = replace(suite.SaeRecipe(), batch_tokens=BATCH_OVER_D * d, k_start=round(START_OVER_D * d))
+    saes = replace(sae_training.SaeRecipe(), batch_tokens=BATCH_OVER_D * d, k_start=round(START_OVER_D * d))
     contexts = round(lab.sae_contexts * d / lab.model.d_model)
     return replace(lab, model=model, saes=saes, suite=tuple(spec.id for spec in specs(d, seeds)), sae_contexts=contexts)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from dm_utils.lab import activations, baselines, language_model, manifest, suite, text
+from dm_utils.lab import activations, baselines, language_model, manifest, sae_training, suite, text
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -27,7 +27,7 @@ class LabRecipe:
     """Everything that determines the lab: the model's recipe, the SAEs', and which text each of them sees."""
 
     model: language_model.ModelRecipe = field(default_factory=language_model.ModelRecipe)
-    saes: suite.SaeRecipe = field(default_factory=suite.SaeRecipe)
+    saes: sae_training.SaeRecipe = field(default_factory=sae_training.SaeRecipe)
     suite: tuple[str, ...] = field(default_factory=lambda: tuple(spec.id for spec in suite.full_suite()))
     package: str | None = None
     sae_contexts: int = 8400
@@ -43,7 +43,7 @@ def fast_lab() -> LabRecipe:
         max_ctx_len=64, sliding_window=32, tokens=60 * 8 * 64, batch_contexts=8, warmup_steps=10, checkpoint_steps=20,
         compile=False,
     )  # fmt: skip
-    saes = replace(suite.SaeRecipe(), steps=60, jumprelu_steps=60, batch_tokens=256, dead_window_steps=20)
+    saes = replace(sae_training.SaeRecipe(), steps=60, jumprelu_steps=60, batch_tokens=256, dead_window_steps=20)
     ids = ("resid_1_topk_64_l0_4", "att_1_topk_64_l0_4", "resid_1_jumprelu_64_l0_4")
     return LabRecipe(model, saes, ids, package="sae_lens", sae_contexts=200, calibration_contexts=40)
 
@@ -191,7 +191,7 @@ def _tell(bar: Any, report: dict[str, Any]) -> None:
     bar.update()
 
 
-def train_one(work: Path, sae_id: str, recipe: suite.SaeRecipe, device: str = "cpu") -> dict[str, Any]:
+def train_one(work: Path, sae_id: str, recipe: sae_training.SaeRecipe, device: str = "cpu") -> dict[str, Any]:
     """Train, save and check one SAE of the suite; its report is written last."""
     spec = suite.SaeSpec.from_id(sae_id)
     begun = time.monotonic()
@@ -199,11 +199,11 @@ def train_one(work: Path, sae_id: str, recipe: suite.SaeRecipe, device: str = "c
         part: work / "activations" / part / f"{spec.hook_name}.npy" for part in ("training", "calibration", "health")
     }
     batches = activations.ActivationBatches(files["training"], recipe.batch_tokens, recipe.seed + spec.seed)
-    sae = suite.train_sae(spec, batches, recipe, device)
+    sae = sae_training.train_sae(spec, batches, recipe, device)
     report: dict[str, Any] = {"id": spec.id, "hook_name": spec.hook_name, "scale": batches.scale}
     if spec.architecture == "jumprelu":
         x = torch.from_numpy(np.load(files["calibration"])).float().to(device)
-        report["threshold_factor"] = suite.calibrate_thresholds(sae, x, spec.l0)
+        report["threshold_factor"] = sae_training.calibrate_thresholds(sae, x, spec.l0)
     folder = work / "saes" / spec.id
     suite.save_sae(sae, spec, folder, training_tokens=recipe.steps_of(spec) * recipe.batch_tokens)
     report |= suite.health(folder, torch.from_numpy(np.load(files["health"])))

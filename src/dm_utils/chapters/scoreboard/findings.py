@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from dm_utils.base.files import write_atomic
-from dm_utils.chapters.scoreboard.claims import CLAIMS, Claim
-from dm_utils.chapters.scoreboard.rules import WORDS
+from dm_utils.chapters.scoreboard.claims import CLAIMS
+from dm_utils.chapters.scoreboard.rules import WORDS, Claim
 
 
 def with_series(rows: pd.DataFrame) -> pd.DataFrame:
@@ -37,7 +37,7 @@ def scoreboard(rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataF
                 "profile": profile,
             }
             judged = {"value": verdict.value, "verdict": verdict.word, "agree": verdict.agree, "of": verdict.of}
-            found.append(about | judged | {"test": claim.test, "chapter": claim.chapter})
+            found.append(about | judged | {"test": claim.test, "chapter": claim.rule.chapter})
     return pd.DataFrame(found)
 
 

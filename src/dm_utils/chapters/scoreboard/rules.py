@@ -30,9 +30,6 @@ class Verdict:
     of: int = 0
 
 
-Rule = Callable[[pd.DataFrame], Verdict]
-
-
 @dataclass(frozen=True)
 class Rows:
     """Which rows a rule reads: a chapter, a metric (a regular expression that must match whole), and a figure's beginning."""
@@ -51,6 +48,33 @@ class Rows:
         found = rows[chosen]
         found = found[self.only(found)] if self.only is not None and len(found) else found
         return found.assign(low=found["ci_low"].fillna(found["value"]), high=found["ci_high"].fillna(found["value"]))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Judges the rows of one profile; `chapter` is the last of those whose rows it reads: there all of it is measured."""
+
+    chapter: str
+    judge: Callable[[pd.DataFrame], Verdict]
+
+    def __call__(self, table: pd.DataFrame) -> Verdict:
+        """The verdict on these rows."""
+        return self.judge(table)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim: where the paper makes it, what it says and reports, and the test in words and as a rule.
+
+    Both stand on the page, so that a reader can disagree with either.
+    """
+
+    key: str
+    place: str
+    says: str
+    paper: str
+    test: str
+    rule: Rule
 
 
 def judged(agrees: Sequence[bool], value: str) -> Verdict:
@@ -77,7 +101,7 @@ def inside(rows: Rows, low: float, high: float) -> Rule:
         found = rows.of(table)
         return judged(((found["high"] >= low) & (found["low"] <= high)).tolist(), shown(found))
 
-    return rule
+    return Rule(rows.chapter, rule)
 
 
 def wholly(rows: Rows, low: float, high: float) -> Rule:
@@ -87,7 +111,7 @@ def wholly(rows: Rows, low: float, high: float) -> Rule:
         found = rows.of(table)
         return judged(((found["low"] >= low) & (found["high"] <= high)).tolist(), shown(found))
 
-    return rule
+    return Rule(rows.chapter, rule)
 
 
 def above(rows: Rows, bound: float) -> Rule:
@@ -97,7 +121,7 @@ def above(rows: Rows, bound: float) -> Rule:
         found = rows.of(table)
         return judged((found["low"] > bound).tolist(), shown(found))
 
-    return rule
+    return Rule(rows.chapter, rule)
 
 
 def below(rows: Rows, bound: float) -> Rule:
@@ -107,7 +131,7 @@ def below(rows: Rows, bound: float) -> Rule:
         found = rows.of(table)
         return judged((found["high"] < bound).tolist(), shown(found))
 
-    return rule
+    return Rule(rows.chapter, rule)
 
 
 def ahead(first: Rows, second: Rows, on: Sequence[str] = SITE) -> Rule:
@@ -117,7 +141,7 @@ def ahead(first: Rows, second: Rows, on: Sequence[str] = SITE) -> Rule:
         pairs = _pairs(first, second, on, table)
         return judged((pairs["low"] > pairs["high_other"]).tolist(), _difference(pairs))
 
-    return rule
+    return Rule(max(first.chapter, second.chapter), rule)
 
 
 def close(first: Rows, second: Rows, tolerance: float, on: Sequence[str] = SITE) -> Rule:
@@ -127,7 +151,7 @@ def close(first: Rows, second: Rows, tolerance: float, on: Sequence[str] = SITE)
         pairs = _pairs(first, second, on, table)
         return judged(((pairs["value"] - pairs["value_other"]).abs() <= tolerance).tolist(), _difference(pairs))
 
-    return rule
+    return Rule(max(first.chapter, second.chapter), rule)
 
 
 def _pairs(first: Rows, second: Rows, on: Sequence[str], table: pd.DataFrame) -> pd.DataFrame:
@@ -156,7 +180,7 @@ def trend(rows: Rows, along: str, falls: bool, within: Sequence[str]) -> Rule:
         value = f"from end to end by {number(min(ends))} to {number(max(ends))} ({len(ends)} series)" if ends else "–"
         return judged(agrees, value)
 
-    return rule
+    return Rule(rows.chapter, rule)
 
 
 def _with_l0_label(found: pd.DataFrame) -> pd.DataFrame:
@@ -184,7 +208,7 @@ def at_ends(rows: Rows, last: bool) -> Rule:
         end = found.iloc[[-1 if last else 0]]
         return judged((end["high"] < middle).tolist(), f"{shown(end)}, the middle {number(middle)}")
 
-    return rule
+    return Rule(rows.chapter, rule)
 
 
 def both(*rules: Rule) -> Rule:
@@ -197,4 +221,4 @@ def both(*rules: Rule) -> Rule:
         agree, of = sum(part.agree for part in parts), sum(part.of for part in parts)
         return Verdict(word, "; ".join(part.value for part in parts), agree, of)
 
-    return rule
+    return Rule(max(part.chapter for part in rules), rule)
