@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ from chat_server import Server, completion
 from dm_utils.base.errors import ParameterError
 from dm_utils.book import build
 from dm_utils.engine.text_windows import WindowPlan
+from dm_utils.lab import weights_path
 from dm_utils.world.profiles import load_profile
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-secret-1234567890"
 SMALL = {
     "n_contexts": 24,
+    "n_bootstrap": 100,
     "train_contexts": 24,
     "window": 8,
     "d_sae": 64,
@@ -50,6 +53,8 @@ def place(shown, words):
 def runs(tmp_path_factory):
     """The chapter executed twice: with a server that answers, then with one that only refuses; and what it was asked."""
     folder = tmp_path_factory.mktemp("chapter")
+    for name in ("resid_4_topk_512_l0_4", "resid_4_topk_512_l0_16"):
+        shutil.copytree(weights_path() / "saes" / name, folder / "saes" / name)
     servers, log = [], folder / "log.txt"
     handler = logging.FileHandler(log)
     logging.getLogger().addHandler(handler)
@@ -58,7 +63,7 @@ def runs(tmp_path_factory):
         patch.setenv("DM_STORE", str(folder / "store"))
         for name, reply in (("first", sensible), ("again", lambda body, n: (500, {}, "out of order"))):
             servers.append(Server(reply, port=servers[0].http.server_port if servers else 0))
-            values = SMALL | {"endpoint": servers[-1].url}
+            values = SMALL | {"endpoint": servers[-1].url, "releases": str(folder / "saes")}
             with build.kernel_environment(folder / name, folder / "store", jobs=os.cpu_count() or 1):
                 build.execute(ROOT / "notebooks/05_2_saes_on_error.ipynb", folder / f"{name}.ipynb", values)
             servers[-1].http.shutdown()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from explorer_page import MODULES, SAES, make_page
+from explorer_page import MODULES, SAES, TEXTS, make_page, same
 from playwright.sync_api import Browser, Page
 from site_browser import Visit, channels, painted, serve, visit
-from test_explorer_engines import TEXTS, same
 
 from dm_utils.charts.theme import COLORS
+from dm_utils.engine import explorer
 from dm_utils.engine import explorer_contract as contract
 from dm_utils.engine.explorer import Kernel
 
@@ -264,7 +264,7 @@ def test_the_python_that_is_copied_computes_the_same(
     type_text(seen.page, 'He said "it\'s"\\n\n— twice')
     seen.page.get_by_role("button", name="Copy as Python").click()
     source = seen.page.locator(".dmx-code").text_content()
-    monkeypatch.setattr("dm_utils.engine.explorer.Kernel", lambda study: kernel)
+    monkeypatch.setattr(explorer, "Kernel", lambda study: kernel)
     found: dict = {}
     exec(source, found)
     same(found["tokens"], seen.page.evaluate("document.querySelector('.dmx').explorer.answers[0]"), "tokens")
