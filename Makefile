@@ -4,6 +4,7 @@ PROFILE ?= lab
 CHAPTERS ?= notebooks
 JOBS ?= $(if $(filter lab,$(PROFILE)),2,1)
 WORKERS ?= 2
+ORDER := $(or $(ORDER),$(shell date +%s))
 BIN := .venv/bin
 READY := .venv/.ready
 # The CUDA libraries that a resolver adds on Linux: whoever has a GPU gets them with torch, nobody else needs them.
@@ -47,10 +48,11 @@ test: $(READY)  ## Check style and types, run the tests in WORKERS=2 processes o
 test-slow: $(READY)  ## Run the tests that take minutes each: chapters in a real JupyterLab
 	$(BIN)/python -m pytest -ra -m slow $(ARGS)
 
-test-machines: $(READY)  ## The suite as other machines run it: older instructions, 1, 2 and 4 threads, random order (hours)
+test-machines: $(READY)  ## The suite as other machines run it: older instructions, 1, 2 and 4 threads, random order (an hour or two)
 	@for capability in default avx2; do for threads in 1 2 4; do \
-		echo "::: $$capability, $$threads threads"; \
-		ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=$$capability OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest --random-order $(ARGS) || exit 1; \
+		echo "::: $$capability, $$threads threads, ORDER=$(ORDER)"; \
+		ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=$$capability OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -ra \
+			--random-order --random-order-seed=$(ORDER) --numprocesses $(WORKERS) $(ARGS) || exit 1; \
 	done; done
 
 mutate: $(READY)  ## Plant faults in a module and see whether its tests notice: make mutate MODULE=maths/regression ARGS="--n 20"

@@ -84,7 +84,7 @@ def tightness(x: Tensor, encoder: Any, activation: Any) -> str:
     """The bound's median excess over the exact margin, and the largest error of the product, in shares of ‖x‖‖w‖."""
     y, screen = encoder.inputs(x), screen_of(encoder, activation)
     exact = y.double() @ encoder.W_enc.double()
-    bits, _, dtype = screen.upper(y)
+    bits, _, dtype, _ = screen.upper(y)
     beta = screen.extra[2:].double().sum(0)[: len(encoder.b_enc)]
     scale = 1 if encoder.scale is None else encoder.scale.double()
     size = torch.linalg.vector_norm(y, dim=1, keepdim=True).double() * encoder.norms * scale

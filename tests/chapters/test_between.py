@@ -1,5 +1,8 @@
 """Specification of Section 6.2: predicting parts of the error from neighbours, and what is built in."""
 
+from types import SimpleNamespace
+
+import pandas as pd
 import pytest
 import torch
 from tiny_models import ARCHITECTURES, VOCABULARY, boot
@@ -9,6 +12,7 @@ from dm_utils.chapters.s06_2_between_saes import built_in
 from dm_utils.chapters.s06_2_between_saes import experiment as between
 from dm_utils.engine.study import Parts
 from dm_utils.maths.resampling import Split
+from dm_utils.maths.vector_r2 import vector_r2
 
 
 def planted_parts(nonlinear, n_token=6000, d=4, seed=0):
@@ -37,7 +41,7 @@ def test_vector_r2_equals_scikit_learn():
 
     parts, split = planted_parts(kinks)
     z = torch.cat([parts.sae_out, parts.x.square()], 1)
-    (mean, weighted), *_ = between.vector_r2(z, between.part_targets(parts), split)
+    (mean, weighted), *_ = vector_r2(z, between.part_targets(parts), split)
     y, fit, out = parts.sae_error.numpy(), split.fit.numpy(), ~split.fit.numpy()
     predicted = LinearRegression().fit(z.numpy()[fit], y[fit]).predict(z.numpy()[out])
     assert mean.value == pytest.approx(r2_score(y[out], predicted), abs=1e-9)
@@ -47,9 +51,9 @@ def test_vector_r2_equals_scikit_learn():
 
 def test_every_part_is_predicted_as_if_alone():
     parts, split = planted_parts(kinks)
-    together = between.vector_r2(parts.sae_out, between.part_targets(parts), split)
+    together = vector_r2(parts.sae_out, between.part_targets(parts), split)
     for found, part in zip(together, (parts.sae_error, parts.linear_error, parts.nonlinear_error), strict=True):
-        alone = between.vector_r2(parts.sae_out, lambda rows, part=part: part[None, rows], split)[0]
+        alone = vector_r2(parts.sae_out, lambda rows, part=part: part[None, rows], split)[0]
         assert found[0].value == pytest.approx(alone[0].value, abs=1e-9)
 
 
@@ -96,8 +100,8 @@ def test_the_turned_part_is_turned_in_both_places():
 
 def test_with_x_beside_it_sae_predicts_the_nonlinear_part_perfectly_and_x_alone_not_at_all():
     parts, split = planted_parts(kinks)
-    both = between.vector_r2(torch.cat([parts.x, parts.sae_out], 1), between.part_targets(parts), split)
-    alone = between.vector_r2(parts.x, between.part_targets(parts), split)
+    both = vector_r2(torch.cat([parts.x, parts.sae_out], 1), between.part_targets(parts), split)
+    alone = vector_r2(parts.x, between.part_targets(parts), split)
     assert both[2][0].value == pytest.approx(1, abs=1e-9)
     assert alone[2][0].value == pytest.approx(0, abs=0.01)
     assert alone[1][0].value == pytest.approx(1, abs=1e-9)
@@ -160,3 +164,65 @@ def test_the_table_holds_what_must_be_and_is_kept(study, monkeypatch):
     assert len(table) == 3 * (3 + 4)
     monkeypatch.setattr(between, "vector_r2", lambda *_, **__: pytest.fail("computed again"))
     assert between.predict_parts(study, ref, found, parts).equals(table)
+
+
+def test_scores_have_the_studys_intervals_and_say_where_they_come_from(study):
+    ref, p = study.sae(width=2048), study.profile
+    near = next(n for n in between.neighbours(study, ref)[0] if n.name == "previous residual")
+    parts = study.parts(ref)
+    table = between.predict_parts(study, ref, [near], parts)
+    out = torch.cat([out for _, _, out in study.reconstructions(near.ref)])
+    regressors = {between.KINDS[0]: out, between.KINDS[1]: study.site(near.ref.layer).x}
+    for kind, z in regressors.items():
+        known = between.vector_r2(
+            z, between.part_targets(parts), study.site().split, n_bootstrap=p.n_bootstrap, seed=p.seed
+        )
+        rows = table[(table["kind"] == kind) & (table["given"] == between.ALONE)].set_index("target")
+        for target, (mean, weighted) in zip(between.PARTS, known, strict=True):
+            found = rows.loc[target]
+            assert found[["r2", "r2_low", "r2_high"]].tolist() == pytest.approx(
+                [mean.value, mean.low, mean.high], abs=1e-6
+            )
+            assert found["r2_weighted_low"] == pytest.approx(weighted.low, abs=1e-6)
+    about = {"neighbour": near.name, "reading": "both", "sae_id": near.ref.id, "layer": 3, "component": "resid"}
+    about |= {"hook_name": near.ref.hook_name, "architecture": "topk", "d_sae": 2048, "l0": near.ref.l0}
+    assert (table[list(about)] == pd.Series(about)).all().all()
+
+
+def test_without_an_sae_at_a_neighbouring_site_there_is_nothing_to_compare(study):
+    def only(**where):
+        if where["component"] != "resid" or where["layer"] != 4:
+            raise ParameterError("none there")
+        return study.sae(**where)
+
+    ref = study.sae(width=2048)
+    lone = SimpleNamespace(sae=only, profile=study.profile)
+    with pytest.raises(ParameterError, match=r"an SAE at a neighbouring site is needed .previous residual; MLP"):
+        between.neighbours(lone, ref)
+    with pytest.raises(ParameterError, match=r"Eq\. 16 needs a residual stream"):
+        between.neighbours(study, study.sae(component="mlp", layer=4))
+
+    def residual(**where):
+        if where["component"] != "resid":
+            raise ParameterError("none there")
+        return study.sae(**where)
+
+    found, lacking = between.neighbours(SimpleNamespace(sae=residual, profile=study.profile), ref)
+    assert [(n.name, n.ref.layer, n.ref.d_sae, n.ref.l0) for n in found] == [
+        ("same residual", 4, 2048, ref.l0),
+        ("previous residual", 3, 2048, ref.l0),
+    ]
+    assert lacking == ["MLP, layer before", "attention, layer before", "MLP, same layer", "attention, same layer"]
+
+
+def test_controls_have_the_seed_and_the_resamples_that_are_asked_for():
+    parts, split = planted_parts(kinks)
+    found = built_in.built_in(parts, split, n_bootstrap=150, seed=2)
+    affine, r = parts.x - parts.linear_error, -parts.nonlinear_error
+    moved = r[built_in.shuffled_within(split, 2)]
+    for name, noise_ in (("measured", r), ("shuffled", moved)):
+        known = between.vector_r2(
+            affine + noise_, lambda rows, v=noise_: -v[None, rows], split, n_bootstrap=150, seed=2
+        )
+        assert found[name] == known[0]
+    assert not torch.equal(moved, r[built_in.shuffled_within(split, 3)])

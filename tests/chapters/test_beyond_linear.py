@@ -135,3 +135,68 @@ def test_a_study_is_measured_at_every_size_and_rank(study):
     assert ends.iloc[0] <= measured["fvu"] * 1.001  # without the mean error
     assert len(ranks.spectrum) == study.profile.d_model and ranks.spectrum["share"].sum() == pytest.approx(1)
     assert isinstance(table, pd.DataFrame) and experiment.widths(table) == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("hidden", experiment.WIDEST), ("seeds", experiment.MOST), ("max_epochs", experiment.MOST)]
+)
+def test_sizes_are_allowed_from_one_up_to_the_largest(name, most):
+    sizes = {"hidden": [16], "seeds": 3, "max_epochs": 4}
+    for value in (1, most):
+        experiment.check_sizes(**(sizes | {name: [value] if name == "hidden" else value}))
+    with pytest.raises(ParameterError, match=f"{name} = {most + 1}"):
+        experiment.check_sizes(**(sizes | {name: [most + 1] if name == "hidden" else most + 1}))
+
+
+def test_a_sixth_of_the_fitting_contexts_validates_and_at_least_one():
+    def of(n_fitting):
+        """A split whose first contexts of ten tokens fit; two more are held out."""
+        token = torch.arange(10 * n_fitting + 20)
+        return Split(token < 10 * n_fitting, token // 10)
+
+    valid = networks.validation_tokens(of(36))
+    assert int(valid.sum()) == 60 and len(of(36).group[valid].unique()) == 6
+    assert int(networks.validation_tokens(of(2)).sum()) == 10
+    assert not torch.equal(valid, networks.validation_tokens(of(36), seed=1))
+
+
+def test_a_network_has_the_parameters_of_its_two_layers(split):
+    network = networks.train(normal(N, 5), normal(N, 3, seed=2), split, hidden=7, seed=0, max_epochs=1)
+    assert network.n_parameters == (5 * 7 + 7) + (7 * 3 + 3)
+    assert network.prediction.shape == (N, 3)
+
+
+def test_a_row_of_a_network_holds_what_was_trained_on_its_target(study):
+    ref, p = study.sae(), study.profile
+    found = experiment.setting(study, ref)
+    table = experiment.by_size(study, ref, [4, 2], seeds=2, max_epochs=1)
+    for target, left in ((ERROR, found.nonlinear), (TWIN, found.twin(p.seed))):
+        for seed in (0, 1) if target == ERROR else (0,):
+            row = table[(table["target"] == target) & (table["hidden"] == 4) & (table["seed"] == seed)].iloc[0]
+            network = networks.train(found.whitened, left, found.split, hidden=4, seed=p.seed + seed, max_epochs=1)
+            assert row["n_parameters"] == network.n_parameters
+            assert row["epochs"] == network.epochs
+            assert row["left_of_validation"] == pytest.approx(network.left, rel=1e-6)
+            for name, estimate in experiment.judged(found, network, left, p.n_bootstrap, p.seed).items():
+                expected = [estimate.value, estimate.low, estimate.high]
+                assert row[[name, f"{name}_low", f"{name}_high"]].tolist() == pytest.approx(expected, rel=1e-6)
+    affine = table[table["hidden"] == 0]
+    assert affine[["n_parameters", "epochs", "left_of_validation"]].drop_duplicates().to_numpy().tolist() == [[0, 0, 1]]
+
+
+def test_ranks_are_told_with_their_estimates(study):
+    from dm_utils.maths.reduced_rank import ByRank, ranked_map
+
+    ref, p = study.sae(), study.profile
+    found, design, error = experiment.by_rank(study, ref), study.site().design, experiment.errors(study, ref)
+    ranked = ranked_map(design, lambda rows, x: error[rows])
+    judge = ByRank(design, lambda rows, x: error[rows], ranked, p.n_bootstrap, p.seed)
+    known = {f"rank_for_{percent}_percent": judge.rank_for(percent / 100) for percent in (50, 90, 99)}
+    known |= {"missed_directions": judge.missed_directions(0.5), "missed_variance": judge.missed_variance(0.5)}
+    assert found.estimates == known
+    row, last = found.curve.iloc[3], found.spectrum.iloc[-1]
+    assert (row["rank"], last["direction"]) == (3, p.d_model)
+    assert row[["fvu", "fvu_low"]].tolist() == [judge.left(3, "x").value, judge.left(3, "x").low]
+    assert row[["recovered", "recovered_high"]].tolist() == [judge.recovered(3).value, judge.recovered(3).high]
+    assert last["unexplained"] == judge.unexplained(p.d_model - 1).value
+    torch.testing.assert_close(torch.tensor(found.spectrum["share"]), ranked.variance / ranked.variance.sum())

@@ -133,3 +133,53 @@ def test_what_a_whole_case_took_is_shown_way_by_way(tmp_path):
     assert shown["way"].tolist() == ["released", "certified"]
     assert shown["times as fast as the released procedure"].tolist() == [1, 4]
     assert set(shown["machine"]) == {"A, 1 thread"}
+
+
+def test_every_floor_by_hand():
+    """10 contexts of 191 tokens of 128 numbers; weights [128, 512]; four bytes per number."""
+    rows = experiment.floors(dm.load_profile("lab", n_contexts=10, fit_fraction=0.5), 512, 16.0).set_index("step")
+    n, d, width = 10 * 191, 128, 512
+    x, weights, fit = 4 * n * d, 4 * d * width, n / 2
+    known = {
+        "moments of the activations": ("site", 2 * fit * d * d, x),
+        "encode, dense in float32": ("SAE", 2 * n * d * width, x + weights),
+        "encode, certified: the bfloat16 product": ("SAE", 2 * n * d * width, (x + weights) / 2),
+        "decode, only the active latents": ("SAE", 2 * n * 16 * d, x + weights + 8 * n * 16),
+        "linear maps: fit and apply": ("SAE", 2 * (fit + n) * d * d, 2 * x),
+    }
+    assert list(rows.index) == list(known)
+    for step, (of, flop, moved) in known.items():
+        assert rows.loc[step, "of"] == of
+        assert rows.loc[step, ["gflop", "gb"]].tolist() == pytest.approx([flop / 1e9, moved / 1e9])
+
+
+def test_what_is_in_question_is_counted_per_token(study):
+    from dm_utils.maths.encoding import encode
+
+    ref = study.sae(width=512)
+    found = experiment.in_question(study, [ref], 200).iloc[0]
+    sae, x = study.load_sae(ref), study.site().x[:200]
+    assert found["active"] == pytest.approx(float(encode(sae, x).l0.double().mean()), rel=1e-6)
+    encoder, activation = experiment.encoder_of(sae)
+    y = encoder.inputs(x)
+    pairs = experiment.screen_of(encoder, activation).candidates(y, activation.k, len(y) * 512)
+    assert found["candidates"] == len(pairs[0]) / 200
+    assert found["share"] == pytest.approx(experiment.worst_share(y[:64], encoder.W_enc))
+    assert found["ratio"] == found["candidates"] / found["active"]
+    about = {name: getattr(ref, name) for name in ("hook_name", "architecture", "d_sae", "l0")}
+    assert found[[*about, "sae_id", "near_l0"]].to_dict() == about | {"sae_id": ref.id, "near_l0": 4}
+
+
+def test_an_sae_that_cannot_be_certified_has_no_row(study, monkeypatch, tmp_path):
+    from dm_utils.engine.store import Store
+    from dm_utils.engine.study import Study
+
+    monkeypatch.setattr(experiment, "encoder_of", lambda _: None)
+    found = experiment.in_question(Study(study.profile, Store(tmp_path)), [study.sae(width=512)], 200)
+    assert found.empty and list(found.columns) == [*experiment.COLUMNS, "ratio"]
+
+
+def test_a_median_leaves_the_run_that_warms_out(monkeypatch):
+    ticks = iter([0, 100, 100, 101, 200, 203, 300, 302])
+    monkeypatch.setattr(experiment, "processor_clock", lambda _: lambda: next(ticks))
+    assert experiment._median(lambda: None, torch.device("cpu"), 3) == 2

@@ -152,3 +152,74 @@ def test_a_wrong_request_is_named(study, refs):
         downstream.spliced_losses(study, [refs[0], study.sae(layer=2)], 2)
     with pytest.raises(ValueError, match="n_contexts = 25: it must be a whole number from 2 to 24"):
         downstream.spliced_losses(study, refs, 25)
+
+
+def test_every_statistic_of_the_chapter_by_hand():
+    """Every column its own number, so that no statistic can read another's."""
+    losses = ["original", "sae", "mean", "zero"]
+    losses += [f"sae_{kind}" for kind in ("linear", "nonlinear", "both", "random_linear", "random_nonlinear")]
+    losses += [f"{kind}_{part}" for kind in ("random", "difference") for part in downstream.PARTS]
+    names = [f"{loss}_{name}" for loss in ("ce", "kl") for name in losses]
+    names += [f"{name}_{size}" for name in ("error", "linear", "nonlinear", "sae") for size in ("norm", "norm2")]
+    v = {name: 1 + 0.37 * i + 0.05 * i * i for i, name in enumerate(names)}
+    found = recovery.context_sums(torch.arange(30) // 10, {name: torch.full((30,), value) for name, value in v.items()})
+
+    def won(loss, variant):
+        return (v[f"{loss}_sae"] - v[f"{loss}_sae_{variant}"]) / (v[f"{loss}_sae"] - v[f"{loss}_original"])
+
+    expected = {"ce_increase": v["ce_sae"] - v["ce_original"]}
+    for base in ("mean", "zero"):
+        cost = v[f"ce_{base}"] - v["ce_original"]
+        expected[f"loss_recovered_over_{base}"] = (v[f"ce_{base}"] - v["ce_sae"]) / cost
+    share = {
+        part: 1 - v[f"{other}_norm2"] / v["error_norm2"]
+        for part, other in (("linear", "nonlinear"), ("nonlinear", "linear"))
+    }
+    for part in share:
+        expected[f"share_norm_{part}"] = v[f"{part}_norm"] / v["error_norm"]
+        expected[f"share_norm_of_sae_{part}"] = v[f"{part}_norm"] / v["sae_norm"]
+        expected[f"share_variance_{part}"] = share[part]
+    for loss in ("ce", "kl"):
+        for variant in ("linear", "nonlinear", "both", "random_linear", "random_nonlinear"):
+            expected[f"{loss}_recovered_{variant}"] = won(loss, variant)
+        excess = {part: won(loss, part) - share[part] for part in share}
+        expected |= {f"{loss}_excess_{part}": value for part, value in excess.items()}
+        expected[f"{loss}_excess_difference"] = excess["linear"] - excess["nonlinear"]
+    for part, variant in (("error", "sae"), ("linear", "sae_nonlinear"), ("nonlinear", "sae_linear")):
+        expected[f"kl_without_{part}"] = v[f"kl_{variant}"]
+        for kind in ("random", "difference"):
+            expected[f"kl_{kind}_{part}"] = v[f"kl_{kind}_{part}"]
+            expected[f"kl_over_{kind}_{part}"] = v[f"kl_{variant}"] / v[f"kl_{kind}_{part}"]
+    values = {name: float(statistic(found)[0]) for name, statistic in recovery.statistics().items()}
+    assert values == pytest.approx(expected, rel=1e-4)
+
+
+def test_reference_losses_are_means_over_tokens():
+    entry = {"names": ["original", "mean"], "context": torch.tensor([0, 0, 3]).numpy()}
+    entry["cross_entropy"] = torch.tensor([[1.0, 2, 6], [4, 4, 4]]).numpy()
+    found = recovery.reference_losses({downstream.SHARED: entry}, 50)
+    assert (found["original"].value, found["mean"].value) == (3, 4)
+
+
+def test_every_loss_and_length_of_an_sae_has_its_column(study, refs, losses):
+    columns, entry, row = recovery.sae_columns(study, refs[0], losses), losses[refs[0].id], losses[refs[0].id]["row"]
+    scalars = study.token_scalars(refs[0])
+    for part in ("error", "linear", "nonlinear", "sae"):
+        assert (columns[f"{part}_norm2"].numpy() == scalars[f"{part}_norm2"][row]).all()
+        torch.testing.assert_close(columns[f"{part}_norm"].square(), columns[f"{part}_norm2"])
+    for i, name in enumerate(entry["names"]):
+        assert (columns[f"ce_{name}"].numpy() == entry["cross_entropy"][i]).all()
+        assert (columns[f"kl_{name}"].numpy() == entry["kl"][i]).all()
+    assert {"ce_original", "kl_zero", "ce_mean"} <= set(columns)
+
+
+def test_an_interval_of_the_grid_resamples_contexts(study, refs, losses):
+    from dm_utils.maths.resampling import Bootstrap
+
+    row = mixing.mixing_grid(study, refs[0], N_CONTEXTS, steps=3).set_index(["linear", "nonlinear"]).loc[(0.0, 0.0)]
+    entry, original = losses[refs[0].id], losses[downstream.SHARED]["cross_entropy"][0]
+    extra = entry["cross_entropy"][entry["names"].index("sae")] - original
+    sums = recovery.context_sums(torch.from_numpy(entry["context"]), {"extra": torch.from_numpy(extra)})
+    p = study.profile
+    known = Bootstrap(sums, p.n_bootstrap, p.seed).estimate(lambda s: (s["extra"] / s["n"])[:, 0])
+    assert row[["value", "low", "high"]].tolist() == pytest.approx([known.value, known.low, known.high], abs=1e-3)

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from figures import figures
 
 from dm_utils.chapters.C_synthetic import findings
 from dm_utils.chapters.C_synthetic.experiment import NOISE_NAMES
@@ -67,3 +68,49 @@ def test_the_test_works_above_four_fifths_and_fails_below_one_half():
     works, fails = findings.by_law(pd.DataFrame(rows)).split("\n\n")
     assert "works (" in works.split(":", 1)[1] and "middle" not in works and "fails (" not in works
     assert "fails (" in fails and "low (" not in fails
+
+
+PAPER = dict(zip(PAIRS, ("0.9", "0.8", "0.1", "0.7"), strict=True))
+CORRELATIONS, SLOPES = four(0.98, 0.59, -0.07, 0.81), four(0.41, 0.55, 0.03, 0.99)
+
+
+def test_table_1_has_a_row_per_noise_and_estimate():
+    found = findings.table_1(CORRELATIONS, SLOPES, PAPER)
+    assert found["Planted"].tolist() == [NOISE_NAMES["noise_x"]] * 2 + [NOISE_NAMES["noise_sae"]] * 2
+    assert found["Estimated"].tolist() == ["Dense", "Introduced"] * 2
+    assert found["Correlation, paper"].tolist() == ["0.9", "0.8", "0.1", "0.7"]
+    assert found["Correlation, this run"].tolist() == [str(value) for value in CORRELATIONS.values()]
+    assert found["Slope, this run"].tolist() == [str(value) for value in SLOPES.values()]
+    assert found["Right answer"].tolist() == ["1", "0", "0", "1"]
+
+
+def test_the_papers_values_are_found_by_noise_and_estimate():
+    keys = ["dense_from_x", "introduced_from_x", "dense_from_sae", "introduced_from_sae"]
+    assert [findings.paper_key(*pair) for pair in PAIRS] == [f"table1.{key}_noise" for key in keys]
+
+
+def test_each_claim_says_what_was_found():
+    table = grid((0.018, 0.020), (0.020, 0.030), (0.07, 0.08)).assign(nonlinear=[0.019, 0.025, 0.075])
+    loud = table.assign(noise_x=0.1, nonlinear=50.0, nonlinear_low=40.0)
+    found = findings.statements(CORRELATIONS, SLOPES, pd.concat([table, loud, loud.assign(noise_x=0.0, noise_sae=0.1)]))
+    assert found["This run"].tolist() == [
+        "0.98 and 0.81",
+        "0.59 and -0.07",
+        "the four values above",
+        "slopes 0.41 and 0.99",
+        "1.9 to 7.5 % of the variance",
+    ]
+    assert found["Verdict"].tolist() == ["holds", "partly", "partly", "partly", "partly"]
+
+
+def test_what_the_method_reports_without_noise():
+    table = grid((0.018, 0.020), (0.070, 0.080), (0.020, 0.030)).assign(error=[0.125, 0.3, 0.4])
+    assert figures(findings.nothing_planted(table)) == "With no noise planted 12.5% 1.9% 7.5% 7.0% 8.0% 25% partly"
+
+
+def test_what_was_learned_has_each_number_in_its_place():
+    table = grid((0.018, 0.020), (0.07, 0.08))
+    first, second, third, last = findings.lessons(CORRELATIONS, SLOPES, table, PAPER)
+    assert figures(first) == "1 partly 0.98 0.81 0.59 -0.07 0.8 0.1"
+    assert figures(second) == "41% 55% 99% partly"
+    assert "an overestimate here" in third and "**differs**" in last

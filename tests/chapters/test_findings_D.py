@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from figures import figures
 
 from dm_utils.chapters.D_random_data import findings
 from dm_utils.chapters.D_random_data.experiment import CASES
@@ -61,3 +62,49 @@ def test_statements_ask_every_mask_that_the_claim_speaks_of():
 
     assert verdicts(0.1) == ["holds", "differs", "differs", "holds"]
     assert verdicts(0.11, sparsity=(0.1, 0.9), whole=(0.1, 0.9)) == ["holds", "holds", "partly", "differs"]
+
+
+def test_the_top_of_the_curve_is_that_of_equal_frequencies_masked_at_random():
+    rows = [("equal", "random", 0.4, 0.21), ("equal", "random", 0.6, 0.23), ("equal", "rarest first", 0.5, 0.9)]
+    rows += [("exponent 1", "random", 0.3, 0.8)]
+    said = findings.top_of(pd.DataFrame(rows, columns=["case", "order", "fvu", "fvu_nonlinear"]))
+    assert figures(said) == "0.60 0.230 0.240"
+
+
+def test_the_ingredients_are_told_with_their_falls():
+    said = findings.ingredients(bends(0.9, 0.6, 0.65, 0.62, 0.3), 2000, 128, 0.25)
+    assert figures(said) == "2,000 0.25 0.06 0.75 3 0.65 4 0.62 +0.30 -0.05 +0.32 firing together"
+    assert findings.falls(bends(0.9, 0.6, 0.65, 0.62, 0.3)) == pytest.approx(
+        dict(zip(findings.NAMES, (0.3, -0.05, 0.32), strict=True))
+    )
+    assert findings.at_random(bends(5, 4, 3, 2, 1)) == [5, 4, 3, 2, 1]
+
+
+def test_every_property_is_told_with_its_own_bends():
+    found = sweep(
+        sparsity=(0.1, 0.2), singly=(0.3, 0.9), whole=(0.4, 0.8), concentration=(0.5, 0.7), crowding=(0.6, 0.65)
+    )
+    assert [line.split(": ")[1] for line in findings.properties(found)] == [
+        "no effect, bend 0.10 to 0.20.",
+        "acts, bend 0.30 to 0.90.",
+        "acts, bend 0.40 to 0.80.",
+        "acts, bend 0.50 to 0.70.",
+        "no effect, bend 0.60 to 0.65.",
+    ]
+    assert "Over the 8 settings" in findings.leverage(found)
+
+
+def test_each_claim_says_what_it_found_and_what_was_learned_names_what_helps():
+    acting, still = sweep(singly=(0.1, 0.9), sparsity=(0.1, 0.9)), sweep(whole=(0.1, 0.9))
+    found = findings.statements(0.96, acting, bends(0.9, 0.7, 0.7, 0.7, 0.25))["This run"].tolist()
+    assert found == ["bend 0.96", "acts", "singly: acts; by clusters: no effect", "bend 0.25"]
+    assert findings.statements(0.96, still, bends(1, 1, 1, 1, 1))["This run"].tolist()[1:3] == [
+        "no effect",
+        "singly: no effect; by clusters: acts",
+    ]
+    first, second, third = findings.lessons(0.96, acting, bends(0.9, 0.7, 0.7, 0.7, 0.25))
+    assert figures(first) == "holds 0.96" and "0.25 of the parabola" in third
+    assert "Sparsity alone moves the curve" in second
+    assert second.endswith(f"more than 0.1: {findings.NAMES[0]} and {findings.NAMES[2]}.")
+    none = findings.lessons(0.5, still, bends(1, 1, 1, 1, 1))[1]
+    assert "does not move the curve" in none and none.endswith("more than 0.1: nothing.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -125,3 +126,11 @@ def test_a_claim_in_the_range_at_the_smallest_rung_has_no_line() -> None:
     answers = answers_of(table(1.0, 0.6, 0.5), PAPER, MAIN)
     data = charts.distances(answers).to_dict()["datasets"]
     assert all(len(rows) <= 1 for rows in data.values())
+
+
+def test_rungs_stand_in_their_order_though_a_claim_lacks_the_first() -> None:
+    first, *_, last = answers_of(table(0.5, 0.6, 0.7), PAPER, MAIN)
+    first = replace(first, rungs={d: one for d, one in first.rungs.items() if d > 32})
+    shown = findings.table([first, last], PAPER)
+    assert [name for name in shown.columns if name.startswith("d ")] == ["d 32", "d 64", "d 128"]
+    assert shown["d 32"].iloc[0] == "–" and shown["d 64"].iloc[0] == str(first.rungs[64])

@@ -146,3 +146,8 @@ def test_the_lowest_point_is_named_with_its_site():
     explained = pd.DataFrame({"value": [0.1], "layer": [2], "share_of_variance": [0.3], "r2_without": [0.2]})
     said = findings.outliers(table, pd.concat([explained] * 3), explained)
     assert figures(said).startswith("1 13 6 2 1 0.20") and "error, from itself, sae 1 at hook" in said
+
+
+def test_lower_and_notably_lower_are_told_each_with_its_own_verdict():
+    said = findings.learned(table_of(((0.599, 0.59, 0.60), LOW)))
+    assert "scores lower: **holds**; notably lower: **differs**" in said

@@ -147,3 +147,66 @@ def test_the_list_of_what_was_learned_has_both_ends_of_the_widths():
     assert figures(said[0][2:]) == "0 8 512 8,192 4 64 0.200 0.100 0.100 0.080 50 80 %"
     assert figures(said[-1][2:]) == "1.5 % 25.0 %"
     assert figures(said[-2][2:]) == "0 8 0.100 0.099 0.101" and said[-2].endswith("three parameters.")
+
+
+def by_length(*others, note=""):
+    """Rows of `by_length`: at 1,600 steps c is 0.2 and 10 % are dead; each other length has a change, ± half, and a dead share."""
+    rows = [{"steps": 1600, "tokens": 3200, "dead_fraction": 0.1, "note": note, **around(0.2).columns("constant")}]
+    for at, (change, half, dead) in enumerate(others):
+        row = {"steps": 400 * 2**at, "tokens": 800, "dead_fraction": dead, "note": ""}
+        row |= around(change, half).columns("change") | around(0.2 + change).columns("constant")
+        rows.append(row)
+    table = pd.DataFrame(rows).assign(d_sae=8192, **around(0.125).columns("level"))
+    return table if others else table.assign(change=np.nan)
+
+
+def stays(change, half, dead):
+    table = by_length((change, half, dead)).to_dict("records")
+    return findings.stays(table[1], table[0])
+
+
+def test_a_constant_stays_within_a_tenth_of_itself_while_the_dead_share_doubles_or_halves():
+    assert stays(0.005, 0.0149, 0.2) is True
+    assert stays(0.005, 0.0149, 0.05) is True
+    assert stays(0.005, 0.0151, 0.2) is None  # its interval reaches beyond a tenth of 0.2
+    assert stays(0.005, 0.0149, 0.199) is None
+    assert stays(0.005, 0.0149, 0.051) is None
+    assert stays(0.005, 0.0049, 0.2) is False  # it moves, however little
+    assert stays(-0.005, 0.0049, 0.1) is False
+    assert stays(0.005, 0.0051, 0.0) is True
+
+
+def test_what_is_said_of_the_floor_counts_every_length():
+    same, moved, open_ = (0.005, 0.0149, 0.2), (0.1, 0.01, 0.2), (0.005, 0.5, 0.2)
+    assert "is no artefact of dead latents over these lengths" in findings.floor_and_dead(by_length(same, same))
+    assert "do not tell whether it is an artefact" in findings.floor_and_dead(by_length(same, open_))
+    assert "It depends on how long" in findings.floor_and_dead(by_length(same, moved))
+    assert "It depends on how long" in findings.floor_and_dead(by_length(open_, moved))
+    assert "do not tell whether it is an artefact" in findings.floor_and_dead(by_length())
+
+
+def test_a_constant_that_is_not_identified_is_said_to_be():
+    assert "identified" not in findings.floor_and_dead(by_length((0.005, 0.0149, 0.2)))
+    assert "At 1,600 steps the constant itself is not identified." in findings.floor_and_dead(by_length(note="too few"))
+
+
+def test_the_sentence_and_the_table_have_every_number_of_each_length():
+    rows = by_length((0.03, 0.004, 0.25))
+    said = findings.floor_and_dead(rows)
+    assert figures(said) == "10.0 % 0.200 0.199 0.201 400 1,600 +0.0300 +0.0260 +0.0340 0.230 25.0 %"
+    shown = findings.lengths_table(rows)
+    assert [figures(words) for words in shown.iloc[1]] == [
+        *("400", "0", "25.0 %", "0.230 0.229 0.231", "+0.0300 +0.0260 +0.0340", "0.125 0.124 0.126")
+    ]
+    assert shown.iloc[0, 4] == "–"
+
+
+def test_the_dead_share_of_a_length_is_that_of_its_widest_sae():
+    saes = pd.DataFrame(
+        {"steps": [800, 400, 400], "tokens": [2, 1, 1], "d_sae": [512, 1024, 512], "dead_fraction": [0.0, 0.3, 0.2]}
+    )
+    found = findings.by_length(saes, pd.DataFrame({"steps": [800, 400], "constant": [0.1, 0.2]}))
+    assert found[["steps", "d_sae", "dead_fraction", "constant"]].to_numpy().tolist() == [
+        [400, 1024, 0.3, 0.2],
+        [800, 512, 0.0, 0.1],
+    ]

@@ -36,3 +36,37 @@ def test_the_shipped_table_holds_two_more_seeds_of_every_headline_sae():
     assert (table["l0"] - 4).abs().max() < 0.4
     for metric in seeds.METRICS:
         assert (table[f"{metric}_low"] < table[metric]).all() and (table[metric] < table[f"{metric}_high"]).all()
+
+
+def test_saes_that_say_their_seed_are_measured_and_those_that_say_none_are_not(tmp_path, monkeypatch):
+    from dm_utils.engine.store import Store
+    from dm_utils.engine.study import Study
+
+    for name in ("resid_4_topk_512_l0_4", "resid_4_topk_512_l0_4_seed_1"):
+        shutil.copytree(weights_path() / "saes" / "resid_4_topk_512_l0_4", tmp_path / name)
+    small = {"n_contexts": 24, "n_bootstrap": 100}
+    monkeypatch.setattr(
+        seeds, "Study", lambda profile: Study(profile.with_overrides(**small), Store(tmp_path / "store"))
+    )
+    table = seeds.measure(tmp_path)
+    assert table[["sae_id", "seed", "d_sae"]].to_numpy().tolist() == [["resid_4_topk_512_l0_4_seed_1", 1, 512]]
+    ends = [f"{metric}{end}" for metric in seeds.METRICS for end in ("", "_low", "_high")]
+    assert list(table.columns) == ["sae_id", "seed", "d_sae", "l0", "dead_fraction", *ends]
+    assert (table[ends].round(6) == table[ends]).all().all() and table[ends].notna().all().all()
+
+
+def test_the_shipped_saes_stand_beside_the_others_as_seed_zero():
+    ends = {
+        f"{metric}{end}": value for metric in seeds.METRICS for end, value in (("", 0.5), ("_low", 0.4), ("_high", 0.6))
+    }
+    headline = pd.DataFrame([{"sae_id": "a", "d_sae": 512} | ends])
+    others = pd.DataFrame(
+        [{"sae_id": "b", "seed": 2, "d_sae": 512} | {name: 2 * value for name, value in ends.items()}]
+    )
+    table = seeds.beside(headline, others)
+    assert len(table) == 2 * len(seeds.METRICS) and set(table["metric"]) == set(seeds.METRICS)
+    fvu = table[table["metric"] == "fvu"]
+    assert fvu[["sae_id", "seed", "d_sae", "value", "low", "high"]].to_numpy().tolist() == [
+        ["a", 0, 512, 0.5, 0.4, 0.6],
+        ["b", 2, 512, 1.0, 0.8, 1.2],
+    ]

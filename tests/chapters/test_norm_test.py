@@ -1,6 +1,7 @@
 """The norm prediction test: the Gaussian's closed form, both regressors, outliers and what explains them."""
 
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ from dm_utils.chapters.s05_1_norm_test.experiment import (
     self_tests,
     without_largest,
 )
+from dm_utils.engine.store import Store
 from dm_utils.maths.norm_theory import gaussian_norm_r2
 from dm_utils.maths.regression import Design, probe
 from dm_utils.maths.resampling import Split
@@ -145,3 +147,72 @@ def test_outliers_are_explained_row_by_row(study, refs, table):
     found = table[(table["regressor"] == "from x") & table["vector"].isin(["x", "error"])].head(3)
     explained = explain_outliers(study, refs, found)
     assert len(explained) == 3 and explained[["share_of_variance", "r2_without"]].notna().all().all()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_value_exactly_at_the_whiskers_end_is_no_outlier(sign):
+    """Quartiles 1.25 and 3.75, so the whiskers reach 3.75 further."""
+    inside = [0.0, 1.0, 2.0, 3.0, 4.0, 7.5]
+    assert outliers(table_of([sign * value for value in inside])).empty
+    assert len(outliers(table_of([sign * value for value in [*inside[:-1], 7.51]]))) == 1
+
+
+def test_x_stands_once_per_site_without_the_columns_of_an_sae(study, refs):
+    found = norm_tests(study, [*refs[:2], study.sae(layer=3, width=512)])
+    x = found[found["vector"] == "x"]
+    assert sorted(x["hook_name"]) == [f"blocks.{layer}.hook_resid_post" for layer in (3, 3, 4, 4)]
+    assert x[["d_sae", "l0", "fvu", "dead_fraction"]].isna().all().all()
+    others = found[found["vector"] != "x"]
+    assert others[["d_sae", "l0", "fvu", "dead_fraction"]].notna().all().all()
+    assert set(found["site"]) == {"resid"}
+    assert set(others["architecture"]) == {ref.architecture for ref in refs[:2]} | {"topk"}
+    assert others["sae_id"].nunique() == 3 and others[["hook_name", "layer"]].notna().all().all()
+    twins = others.set_index("regressor")[["gaussian", "rank"]].notna()
+    assert twins.loc["from itself"].all().all() and not twins.loc["from x"].any().any()
+
+
+def test_each_outlier_is_explained_by_its_own_sae_and_vector(study, refs, table):
+    own = table[table["sae_id"] == refs[1].id]
+    rows = pd.concat([own[own["vector"] == "error"], table[table["vector"] == "x"]])
+    explained = explain_outliers(study, refs, rows).set_index("vector")
+    assert sorted(explained.index) == ["error", "x"], "from x only"
+    for vector, ref in (("error", refs[1]), ("x", refs[0])):
+        why = without_largest(study, ref, vector)
+        assert explained.loc[vector, "share_of_variance"] == why["share_of_variance"]
+        assert explained.loc[vector, "r2_without"] == why["r2_without"].value
+
+
+def test_the_share_of_the_largest_tokens_is_of_the_squared_deviations(study, refs):
+    norm2 = torch.from_numpy(study.token_scalars(refs[0])["error_norm2"]).double()
+    n = round(0.02 * len(norm2))
+    deviation = (norm2 - norm2.mean()).square()
+    expected = float(deviation[norm2.argsort(descending=True)[:n]].sum() / deviation.sum())
+    why = without_largest(study, refs[0], "error", share=0.02)
+    assert why["share_of_variance"] == pytest.approx(expected, rel=1e-9)
+    keep = norm2 < norm2.sort(descending=True).values[n - 1]
+    site = study.site()
+    split = Split(site.split.fit[keep], site.split.group[keep])
+    again = probe(site.x[keep], norm2[keep], split, n_bootstrap=study.profile.n_bootstrap, seed=study.profile.seed).r2
+    assert (why["r2_without"].low, why["r2_without"].high) == (again.low, again.high)
+    for share in (0.0, 0.5):
+        with pytest.raises(ValueError, match=r"strictly between 0 and 0\.5"):
+            without_largest(study, refs[0], "error", share)
+
+
+def test_an_sae_without_error_has_parts_of_rank_zero_and_no_twin(study, tmp_path):
+    n, x = 600, torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
+    norm2 = x.square().sum(1).numpy()
+    scalars = {f"{name}_norm2": norm2 if name in ("x", "sae") else 0 * norm2 for name in VECTORS}
+    split = Split.random(torch.arange(n) // 20)
+    exact = SimpleNamespace(
+        profile=study.profile,
+        store=Store(tmp_path),
+        site=lambda *_: SimpleNamespace(x=x, split=split),
+        token_scalars=lambda _: scalars,
+        reconstructions=lambda _: [(slice(0, n), x, x)],
+        result_key=lambda _: {},
+    )
+    found = self_tests(exact, SimpleNamespace(layer=0, component="resid"))
+    for name in ("error", "linear", "nonlinear"):
+        assert (found[name]["rank"], found[name]["gaussian"]) == (0, None)
+    assert found["x"]["rank"] == found["sae"]["rank"] == 3 and found["x"]["gaussian"] is not None

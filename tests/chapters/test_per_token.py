@@ -116,3 +116,14 @@ def test_the_correlation_of_contexts_is_that_of_their_means(split):
     means = np.stack([values.reshape(40, 100).mean(1).numpy() for values in (small, large)])
     assert found.value == pytest.approx(np.corrcoef(means)[0, 1], abs=1e-12)
     assert found.low < found.value < found.high
+
+
+def test_a_token_at_the_threshold_is_among_the_worst():
+    """Of 0 … 10 the 90 % quantile is 9, so 9 and 10 are the worst tenth."""
+    small = torch.arange(11.0)
+    large = torch.where(small == 9, 0.0, small)
+    group = torch.arange(11) % 3
+    assert shared_worst(small, small, group).value == 1
+    assert shared_worst(small, large, group).value == 0.5
+    assert shared_worst(small, small.flip(0), group).value == 0
+    assert shared_worst(small, large, group, worst=0.2).value == pytest.approx(2 / 3)

@@ -1,8 +1,10 @@
 """Planted noise and the norm probe on an SAE whose right answers are known: orthonormal latents that it encodes exactly."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sae_lens import TopKSAE, TopKSAEConfig
@@ -140,3 +142,91 @@ def test_probe_on_orthonormal_bernoulli_latents_is_the_sum_weighted_by_the_activ
 def test_bad_plans_are_refused(call, message) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_an_estimates_ends_are_the_middle_95_percent_of_its_draws() -> None:
+    draws = torch.cat([torch.tensor([7.0]), torch.arange(0, 1001.0)]).double()
+    found = recovery.as_estimate(draws)
+    assert (found.value, found.low, found.high) == (7, 25, 975)
+
+
+def grid(noise_x=(0.0, 0.1, 0.2), noise_sae=(0.0, 0.1), masked=(0.0,)) -> recovery.Recovery:
+    """A recovery whose error is 2 noise_x + 3 noise_sae + 0.5, and whose nonlinear part is noise_x/2 + noise_sae + masked."""
+    cells = [{"noise_x": x, "masked": m, "noise_sae": s} for s in noise_sae for x in noise_x for m in masked]
+    table = pd.DataFrame(cells)
+    error = 2 * table["noise_x"] + 3 * table["noise_sae"] + 0.5
+    nonlinear = table["noise_x"] / 2 + table["noise_sae"] + table["masked"]
+    draws = {"error": error, "nonlinear": nonlinear}
+    return recovery.Recovery(table, {name: torch.tensor(v.to_numpy()).expand(4, -1) for name, v in draws.items()})
+
+
+def test_slopes_are_those_of_the_planted_levels() -> None:
+    share = recovery.shares(grid())
+    known = {
+        ("noise_x", "dense"): 1.5,
+        ("noise_sae", "dense"): 2,
+        ("noise_x", "introduced"): 0.5,
+        ("noise_sae", "introduced"): 1,
+    }
+    assert {name: estimate.value for name, estimate in share.items()} == pytest.approx(known)
+    assert {*recovery.shares(grid(noise_sae=(0.1,)))} == {("noise_x", "dense"), ("noise_x", "introduced")}
+    assert recovery.found_share(grid(), 0.2).value == pytest.approx(1.5)
+    with pytest.raises(ValueError, match="needs this level"):
+        recovery.found_share(grid(noise_sae=(0.1,)), 0.2)
+    with pytest.raises(ValueError, match="level = 0"):
+        recovery.found_share(grid(), 0)
+
+
+def test_correlations_and_the_table_are_of_one_masked_fraction() -> None:
+    found = grid(masked=(0.0, 0.5))
+    table = found.table()
+    assert table["dense"].to_numpy() == pytest.approx((table["error"] - table["nonlinear"]).to_numpy())
+    assert {f"{name}{end}" for name in ("error", "nonlinear", "dense") for end in ("", "_low", "_high")} <= set(table)
+    some = table[table["masked"] == 0.5]
+    for (noise, name), estimate in recovery.correlations(found, 0.5).items():
+        column = some["dense" if name == "dense" else "nonlinear"]
+        assert estimate.value == pytest.approx(np.corrcoef(some[noise], column)[0, 1])
+    assert len(recovery.correlations(found)) == 4 and len(recovery.correlations(grid(noise_sae=(0.1,)))) == 2
+    with pytest.raises(ValueError, match=r"masked = 0\.25: this plan has"):
+        found.at(0.25)
+
+
+def test_a_law_is_planted_on_one_side_at_a_time(study) -> None:
+    plan = planting.NoisePlan((0.0, 0.1), (0.0, 0.2), (0.0, 0.5), n_bootstrap=100)
+    found = planting.by_law(study, REF, ["student_t", "gaussian"], plan).set_index(["noise", "law", "estimate"])
+    assert len(found) == 2 * 2 * 2
+    alone = replace(plan, noise_x=(0.0,), kind_sae="student_t", masked=(0.0,))
+    known = recovery.shares(planting.recover(study, REF, alone))
+    for name in ("dense", "introduced"):
+        row = found.loc[("noise on Sae(x′)", "student_t", name)]
+        assert row.tolist() == list(known["noise_sae", name].columns().values())
+    alone = replace(plan, noise_sae=(0.0,), kind_x="gaussian", masked=(0.0,))
+    known = recovery.shares(planting.recover(study, REF, alone))["noise_x", "dense"]
+    assert found.loc[("noise on x′", "gaussian", "dense"), "value"] == known.value
+
+
+def test_correlated_noises_are_told_where_both_are_planted(study) -> None:
+    table = planting.by_correlation(study, REF, 0.1, planting.NoisePlan(n_bootstrap=100), (-1.0, 1.0))
+    assert table[["correlation", "noise_x", "noise_sae", "masked"]].to_numpy().tolist() == [
+        [-1, 0.1, 0.1, 0],
+        [1, 0.1, 0.1, 0],
+    ]
+
+
+def test_a_second_pass_takes_whole_contexts(study) -> None:
+    x, context = planting.second_pass_input(study, REF, 250)
+    assert len(x) == len(context) == 200 and context.unique().tolist() == [0, 1]
+    torch.testing.assert_close(x, study.load_sae(REF)(study.site(0, "resid").x[:200]))
+
+
+def test_masks_and_levels_that_cannot_be_are_refused(study) -> None:
+    sae = study.load_sae(REF)
+    with pytest.raises(ValueError, match="a mask of 15 latents does not fit"):
+        planting.mask_latents(sae, torch.ones(M - 1, dtype=torch.bool))
+    del sae.b_enc
+    with pytest.raises(ValueError, match="does not fit this SAE"):
+        planting.mask_latents(sae, torch.ones(M, dtype=torch.bool))
+    for call in (lambda: planting.NoisePlan(noise_x=(-0.1,)), lambda: planting.NoisePlan(masked=(-0.1,))):
+        with pytest.raises(ValueError, match="none negative"):
+            call()
+    assert planting.NoisePlan(noise_x=(0.0,), masked=(0.99,)).masked == (0.99,)

@@ -5,6 +5,7 @@ import torch
 
 from dm_utils.chapters.s04_1_error_norms import charts, positions
 from dm_utils.chapters.s04_1_error_norms.findings import early_tokens
+from dm_utils.engine.study import Study
 from dm_utils.maths.resampling import Estimate
 
 CONTEXTS, LENGTH = 30, 20
@@ -41,3 +42,17 @@ def test_a_study_is_measured_with_the_positions_that_it_leaves_out(study):
     assert bins["first"].iloc[0] == 1 and bins["last"].iloc[-1] == study.profile.ctx_len - 2
     assert 0 < ratio.low <= ratio.value <= ratio.high
     assert charts.by_position(bins, study.profile.skip).to_dict()
+
+
+def test_early_are_the_positions_that_are_left_out_or_the_first_quarter(study):
+    """The lab leaves out 64 of 256; where nothing but BOS is left out, early is the first quarter: the same 64."""
+    whole = Study(study.profile.with_overrides(skip=1), study.store)
+    site, error2 = whole.site(), torch.from_numpy(whole.token_scalars(whole.sae())["error_norm2"]).double()
+    spread2 = (site.x - site.x[site.split.fit].mean(0)).double().square().sum(1)
+    early = site.position < 64
+    share = [float(error2[some].sum() / spread2[some].sum()) for some in (early, ~early)]
+    for given in (study, whole):
+        bins, ratio = positions.by_position(given, given.sae())
+        assert ratio.value == pytest.approx(share[0] / share[1], rel=1e-4)
+        first = site.position == 1
+        assert bins["value"].iloc[0] == pytest.approx(float(error2[first].sum() / spread2[first].sum()), rel=1e-4)

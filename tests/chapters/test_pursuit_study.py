@@ -200,3 +200,64 @@ def test_the_picture_of_a_token_starts_where_the_encoders_differ_as_usual():
     assert [one["value"] for one in spec["params"] if one["name"] == "token"] == ["some"]
     drawn = re.findall(r"<text[^>]*>([^<]*)</text>", vl_convert.vegalite_to_svg(spec, vl_version="6.4"))
     assert {"60.0%", "40.0%", "1 latents, 1 of them chosen by both", "&lt;/script&gt;"} <= set(drawn)
+
+
+def test_controls_are_of_the_first_held_out_tokens(study, refs):
+    """What each case reconstructs, by hand: x by its encoder and by pursuit, and the interval over the tokens' contexts."""
+    found = controls.dictionary_controls(study, refs[0], n_tokens=300).set_index("case")
+    assert set(found.index) == {"trained", "random", "twin", "encoder"}
+    assert set(found["sae_id"]) == {refs[0].id} and set(found["d_sae"]) == {512}
+    site, sae, p = study.site(), study.load_sae(refs[0]), study.profile
+    rows = (~site.split.fit).nonzero()[:300, 0]
+    x, context = site.x[rows], site.context[rows]
+    for case, out in (("encoder", saes.reconstruct(sae, x)), ("trained", encoders.pursue(sae, x)[1])):
+        known = controls.fvu_of(x, out, context, p.n_bootstrap, p.seed)
+        assert found.loc[case, ["fvu", "fvu_low", "fvu_high"]].tolist() == pytest.approx(
+            [known.value, known.low, known.high], rel=1e-5
+        )
+    assert found.loc["twin", "fvu"] > found.loc["trained", "fvu"]
+
+
+def test_a_row_says_how_much_of_its_latents_the_encoder_shares(study, refs):
+    site, sae = study.site(), study.load_sae(refs[0])
+    codes, _ = encoders.pursue(sae, site.x)
+    shared = float(encoders.shared_support(codes, encode(sae, site.x), 512).mean())
+    row = pursuit_study.measure(study, refs[:1]).iloc[0]
+    assert row["shared_support"] == pytest.approx(shared, rel=1e-5) and row["encoder"] == "gradient pursuit"
+    refitted = pursuit_study.measure(study, refs[:1], "refit").iloc[0]
+    assert refitted["shared_support"] == 1 and refitted["encoder"] == "the encoder's latents, best weights"
+    assert row["fvu"] < refitted["fvu"] < study.measure(refs[:1])["fvu"].item()
+    assert row["fvu_low"] < row["fvu"] < row["fvu_high"]
+
+
+def test_paired_norms_are_of_the_same_saes_under_both_encoders(study, refs):
+    norms = pursuit_study.paired_norms(study, refs)
+    assert norms.widths == [512, 1024]
+    for i, ref in enumerate(refs):
+        before, after = study.token_scalars(ref), encoders.encoded_result(study, ref)[1]
+        for name in ("error_norm2", "linear_norm2", "nonlinear_norm2"):
+            assert (norms.own[name][i].numpy() == before[name]).all()
+            assert (norms.other[name][i].numpy() == after[name]).all()
+
+
+def test_the_fourth_part_lies_below_falling_curves_too():
+    rng, n_token, widths = torch.Generator().manual_seed(0), 4000, [512, 1024, 2048, 4096]
+    x = torch.randn(n_token, 6, generator=rng)
+    design = Design(x, Split.random(torch.arange(n_token) // 100))
+    heights = torch.tensor([0.40, 0.30, 0.24, 0.20])[:, None] * x.square().sum(1).mean()
+    noise = 0.5 + torch.rand(n_token, generator=rng)
+    before, after = (fit_widths(design, widths, heights * noise, s * heights * noise, 100) for s in (0.5, 0.3))
+    curves = pursuit_study.breakdown_with_encoder(before, after, widths, falling=True).set_index("part")
+    encoder, nonlinear = curves.loc["encoder"], curves.loc["nonlinear"]
+    np.testing.assert_allclose(nonlinear["top"], encoder["bottom"])
+    np.testing.assert_allclose(nonlinear["top"].to_numpy() / encoder["top"].to_numpy(), 0.6, atol=1e-2)
+    assert (nonlinear["top_low"] < nonlinear["top"]).all() and (nonlinear["top"] < nonlinear["top_high"]).all()
+    assert nonlinear["top"].is_monotonic_decreasing and (nonlinear["bottom"] == 0).all()
+
+
+def test_attention_outputs_have_no_words(study, refs):
+    paths = pursuit_study.token_paths(study, refs[0], [5], atoms=2)
+    from dataclasses import replace
+
+    words = pursuit_study.latent_words(study, replace(refs[0], component="att"), paths)
+    assert words and set(words.values()) == {""}

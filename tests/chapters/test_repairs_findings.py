@@ -272,3 +272,12 @@ def test_the_shipped_table_is_one_that_the_chapter_can_say() -> None:
     found = results.rows(shipped, about["recipe"]["layer"], 128, sizes, about["recipe"]["channel_rank"])
     assert set(found["repair"]) <= set(NAMES)
     assert f"{about['done']} of {about['wanted']} runs ship" in results.told(found, about)
+
+
+def test_only_dictionaries_with_a_channel_are_held_against_a_twin() -> None:
+    boost = pd.DataFrame([row("boost", 0.3, 0.2, trained=True) | estimates(before_fvu=0.3, before_fvu_nonlinear=0.1)])
+    both = pd.concat([pair(), boost])
+    assert findings.lowers(both, "fvu_nonlinear") == [True]
+    assert findings.pairs(both)["repair"].tolist() == ["batchtopk_channel"]
+    assert verdicts(trained=both)["architecture"] == HOLDS
+    assert findings.everything(table(), both).index.is_unique

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from dm_utils.chapters.E_scaling.experiment import (
+    BEYOND,
     PairStudy,
     beyond_table,
     decrease_table,
     pair_study,
     quadratic_table,
+    redundancy_table,
     survival_table,
 )
 from dm_utils.chapters.s04_4_per_token.experiment import transfer
@@ -168,3 +170,95 @@ def test_pair_study_says_what_it_needs():
         pair_study(None, [ref, ref], power=3)
     with pytest.raises(ValueError, match="at least two widths"):
         pair_study(None, [ref, ref])
+
+
+@pytest.fixture
+def site(split):
+    """A study of two SAEs whose scalars are drawn, and those scalars."""
+    rng = np.random.default_rng(7)
+    names = ("x", "sae", "error", "linear", "nonlinear")
+    scalars = {
+        ref: {f"{name}_norm2": rng.gamma(3, 2, N).astype(np.float32) for name in names} for ref in ("wide", "narrow")
+    }
+    position = torch.arange(N) % 100
+    study = SimpleNamespace(
+        profile=SimpleNamespace(seed=0, n_bootstrap=100),
+        site=lambda *_: SimpleNamespace(position=position, x=torch.zeros(N, 2), split=split),
+        token_scalars=lambda ref: scalars[ref.id],
+    )
+    about = {"hook_name": "h", "layer": 1, "component": "resid", "l0": 4.0}
+    refs = [SimpleNamespace(id=name, d_sae=width, **about) for name, width in (("wide", 1024), ("narrow", 512))]
+    return study, refs, scalars, position
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_pairs_columns_are_the_scalars_of_its_saes_at_its_power(site, monkeypatch, power):
+    study, refs, scalars, position = site
+    taken = []
+    monkeypatch.setattr(
+        "dm_utils.chapters.E_scaling.experiment.ContextProducts", lambda columns, *rest: taken.append((columns, rest))
+    )
+    assert [ref.id for ref in pair_study(study, refs, power).refs] == ["narrow", "wide"]
+    (columns, (_, *protocol)) = taken[0]
+    assert protocol == [100, 0]
+    expected = {"position": position.numpy(), "x": scalars["wide"]["x_norm2"] ** (power / 2)}
+    for name, found in scalars.items():
+        expected |= {
+            f"{part} {name}": found[f"{part}_norm2"] ** (power / 2) for part in ("error", "nonlinear", "linear", "sae")
+        }
+        expected[f"curve {name}"] = found["error_norm2"] ** (1 if power == 1 else 0.5)
+        expected[f"cross {name}"] = found["error_norm2"] - found["linear_norm2"] - found["nonlinear_norm2"]
+    for name, values in expected.items():
+        np.testing.assert_allclose(columns[name], values, rtol=1e-4, atol=1e-4, err_msg=name)
+    for name in scalars:
+        shuffled, whole = columns[f"shuffled {name}"], columns[f"nonlinear {name}"]
+        assert torch.equal(shuffled.sort().values, whole.sort().values) and not torch.equal(shuffled, whole)
+    assert set(columns) == {*expected, "shuffled wide", "shuffled narrow"}
+
+
+def test_pairs_go_from_each_width_to_each_larger_one(columns, split):
+    refs = [SimpleNamespace(id=f"{d}{i}", d_sae=d) for d in (1, 2, 3) for i in (0, 1)]
+    pairs = PairStudy(refs, 2, ContextProducts(columns, split)).pairs()
+    assert {(small.d_sae, large.d_sae) for small, large in pairs} == {(1, 2), (1, 3), (2, 3)} and len(pairs) == 12
+
+
+def test_saes_of_two_sites_make_no_pair():
+    refs = [SimpleNamespace(id=f"{d}", hook_name=f"h{d}", d_sae=d) for d in (512, 1024)]
+    with pytest.raises(ValueError, match="one site and at least two widths"):
+        pair_study(None, refs)
+
+
+def test_a_row_of_decreases_says_its_pair_and_both_fits(planted):
+    products = planted.products
+    for intercept in (True, False):
+        table = decrease_table(planted, intercept)
+        row = table.set_index("second").loc["sae"]
+        about = {"small_id": "small", "large_id": "large", "small": 512, "large": 1024}
+        about |= {"l0_small": 16.0, "l0_large": 16.0, "power": 2}
+        assert row[list(about)].to_dict() == about
+        one = products.fvu("error large", ["error small"], intercept)
+        two = products.fvu("error large", ["error small", "sae small"], intercept)
+        gain = products.percent_decrease("error large", ["error small"], ["sae small"], intercept)
+        for name, estimate in (("fvu_one", one), ("fvu_two", two), ("decrease", gain)):
+            assert row[[name, f"{name}_low", f"{name}_high"]].tolist() == [estimate.value, estimate.low, estimate.high]
+        beyond = beyond_table(planted, intercept).iloc[0]
+        given = decrease_table(planted, intercept, given=["linear"]).set_index("second").loc["nonlinear"]
+        assert beyond["nonlinear_given_linear_high"] == given["decrease_high"]
+    assert {"small", "large", *(f"{name}{end}" for name in BEYOND for end in ("", "_low", "_high"))} == set(
+        beyond.index
+    )
+
+
+def test_the_nonlinear_norm_is_predicted_from_error_and_linear_norm(planted):
+    refs = planted.refs[:1]
+    row = redundancy_table(PairStudy(refs, 2, planted.products)).iloc[0]
+    fvu = planted.products.fvu("nonlinear small", ["error small", "linear small"])
+    assert (row["r2"], row["r2_low"], row["r2_high"]) == (1 - fvu.value, 1 - fvu.high, 1 - fvu.low)
+    assert (row["sae_id"], row["d_sae"], row["power"]) == ("small", 512, 2)
+
+
+def test_survival_says_its_pair_and_the_form_its_title(planted):
+    row, form = survival_table(planted).iloc[0], quadratic_table(planted).iloc[0]
+    assert row[["small_id", "large_id", "small", "large"]].tolist() == ["small", "large", 512, 1024]
+    assert form[["small", "large", "pair"]].tolist() == [512, 1024, "512 → 1,024"]
+    assert "cross" not in survival_table(planted, cross=False).columns

@@ -215,3 +215,99 @@ def test_the_whole_board_is_written_as_it_is_and_linked(tmp_path, monkeypatch) -
     findings.link_to_board(judged, tmp_path / "new")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new/scoreboard_claims.csv"), judged)
     assert 'href="../tables/scoreboard_claims.csv" download' in shown[0].data
+
+
+def test_the_rows_of_a_rule_are_those_of_its_chapter_metric_and_figure() -> None:
+    rows = pd.concat(
+        [
+            table((0.1, 0.0, 0.2)),
+            table((0.2, 0.0, 0.4), chapter="other"),
+            table((0.3, 0.2, 0.4), metric="m2"),
+            table((0.4, math.nan, math.nan), figure="2b"),
+            table((0.5, 0.4, 0.6), figure=None),
+        ]
+    )
+    assert M.of(rows)["value"].tolist() == [0.1, 0.4, 0.5]
+    assert Rows("c", "m.?", "2").of(rows)[["low", "high"]].to_numpy().tolist() == [[0.4, 0.4]]
+    assert Rows("c", ".+", only=lambda some: some["value"] > 0.25).of(rows)["value"].tolist() == [0.3, 0.4, 0.5]
+
+
+def test_a_rule_shows_one_value_with_its_interval_or_the_spread_of_several() -> None:
+    rule = rules.above(M, 0.5)
+    assert rule(table((0.6, 0.55, 0.65))).value == rules.interval(0.6, 0.55, 0.65)
+    assert rule(table((0.6, 0.55, 0.65), (0.7, 0.6, 0.8), (0.4, 0.3, 0.5))).value == "0.400 to 0.700 (3 results)"
+    assert rule(table((0.6, 0.55, 0.65), metric="other")).value == "–"
+
+
+def test_pairs_and_series_are_shown_by_their_differences() -> None:
+    first, second = Rows("c", "a"), Rows("c", "b")
+    pairs = pd.concat(
+        [table((0.5, 0.46, 0.6), (0.9, 0.8, 1), metric="a"), table((0.4, 0.3, 0.45), (0.3, 0.2, 0.4), metric="b")]
+    )
+    assert rules.ahead(first, second)(pairs).value == "by 0.100 to 0.600 (2 pairs)"
+    assert rules.close(first, second, 0.2)(pairs) == rules.Verdict(PARTLY, "by 0.100 to 0.600 (2 pairs)", 1, 2)
+    assert rules.close(first, second, 0.2)(table((0.5, 0.4, 0.6))).value == "–"
+    ends = {"d_sae": [1024.0, 512.0, 2048.0]}
+    one = table((0.45, 0.4, 0.5), (0.6, 0.55, 0.7), (0.4, 0.3, 0.5), l0=[16.0, 15.0, 17.0], **ends)
+    other = table((0.9, 0.8, 1.0), (0.9, 0.85, 1.0), (0.9, 0.8, 1.0), l0=32.0, **ends)
+    found = rules.trend(M, "d_sae", True, ["l0_near"])(pd.concat([one, other]))
+    assert found == rules.Verdict(PARTLY, "from end to end by -0.200 to 0 (2 series)", 1, 2)
+
+
+def test_a_trend_leaves_out_rows_without_its_columns_and_keeps_architectures_apart() -> None:
+    rule = rules.trend(M, "d_sae", False, ["architecture"])
+    sizes = {"d_sae": [512.0, 1024.0, math.nan, 4096.0], "l0": [16.0, 16.0, 16.0, math.nan]}
+    rows = table((0.4, 0.3, 0.45), (0.5, 0.46, 0.6), (0.1, 0, 0.2), (0.1, 0, 0.2), **sizes)
+    assert rule(rows).word == HOLDS
+    assert rule(rows.assign(ci_low=[0.3, 0.45, 0, 0])).word == DIFFERS
+    kinds = {"sae_id": ["resid_topk_1", "resid_jumprelu_2"]}
+    assert rule(table((0.4, 0.3, 0.45), (0.5, 0.46, 0.6), d_sae=[512.0, 1024.0], **kinds)).word == UNTESTABLE
+
+
+def test_an_l0_below_one_belongs_to_the_line_of_one() -> None:
+    sizes = {"d_sae": [512.0, 1024.0], "l0": [0.3, 1.2]}
+    assert rules.trend(M, "d_sae", True, ["l0_near"])(table((0.5, 0.46, 0.6), (0.4, 0.3, 0.45), **sizes)).word == HOLDS
+
+
+def test_an_end_that_reaches_the_middle_is_not_below_it() -> None:
+    hooks = {"hook_name": [f"blocks.{i}.hook_resid_post" for i in (11, 2, 0, 5)] + ["embed"]}
+    rows = table((0.2, 0.1, 0.5), (0.4, 0.3, 0.5), (0.2, 0.1, 0.4999), (0.6, 0.5, 0.7), (0.0, 0.0, 0.0), **hooks)
+    first, last = (rules.at_ends(M, last=last)(rows) for last in (False, True))
+    assert (first.word, last.word) == (HOLDS, DIFFERS), "the median of 0.4 and 0.6 is 0.5"
+    assert first.value == f"{rules.interval(0.2, 0.1, 0.4999)}, the middle 0.500"
+
+
+def test_counts_and_values_of_both_parts_are_told() -> None:
+    rows = table((0.6, 0.55, 0.65), (0.4, 0.3, 0.45))
+    found = rules.both(rules.above(M, 0.5), rules.above(M, 0.2))(rows)
+    assert (found.agree, found.of) == (3, 4)
+    assert found.value == "0.400 to 0.600 (2 results); 0.400 to 0.600 (2 results)"
+
+
+def test_every_word_of_the_ladder_is_counted() -> None:
+    words = (
+        [TOWARDS] * 2 + [AWAY] * 3 + [size.NONE] * 4 + [size.UNTOLD] * 5 + [size.NOT_THERE] * 6 + [size.SIMULATED] * 7
+    )
+    judged = board(*((f"{at}", "lab", DIFFERS) for at in range(len(words))), ("other", "x", DIFFERS))
+    said = size.about_size(judged.assign(size=[f"with size: {word}" for word in words] + ["with size: x"]))
+    assert said == (
+        "Of the 27 claims that differ on the lab, 2 come nearer to the paper's value as the lab grows, 3 move away from it, "
+        "4 show no trend, 5 cannot be told, 6 were not measured at other sizes, 7 are of simulations, without a model."
+    )
+
+
+def test_a_quantity_that_no_training_moves_has_no_scatter() -> None:
+    rung = pd.DataFrame({"quantity": "fvu", "value": [0.3, 0.3], "width_ratio": 16.0, "l0_ratio": 0.0625})
+    apart = pd.DataFrame({"quantity": "r2", "value": [0.3, 0.4], "width_ratio": [4.0, 16.0], "l0_ratio": 0.0625})
+    alone = table((0.5, 0.4, 0.6), metric="fvu, seed 0").assign(chapter="lab_model")
+    assert size.scatter(alone, pd.concat([rung, apart])) == {}
+    near = apart.assign(width_ratio=4.0)
+    assert size.scatter(alone, near) == {"r2": (pytest.approx(0.1), 2)}
+
+
+def test_the_last_layer_is_the_last_by_number() -> None:
+    hooks = {"hook_name": [f"blocks.{i}.hook_resid_post" for i in (11, 2, 0, 5)]}
+    rows = table((0.2, 0.1, 0.3), (0.4, 0.3, 0.5), (0.6, 0.5, 0.7), (0.6, 0.5, 0.7), **hooks)
+    assert rules.layer_of(rows).tolist() == [11, 2, 0, 5]
+    found = rules.at_ends(M, last=True)(rows)
+    assert (found.word, found.value) == (HOLDS, f"{rules.interval(0.2, 0.1, 0.3)}, the middle 0.500")

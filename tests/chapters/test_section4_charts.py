@@ -76,6 +76,20 @@ def test_the_slider_of_the_constant_starts_at_the_best_one():
     assert "constant c" in texts(dark_matter.constant_slider(curves, points))
 
 
+def test_each_training_length_has_its_lines_and_its_constant():
+    ends = {"fvu_low": 0.19, "fvu_high": 0.21, "fvu_nonlinear_low": 0.09, "fvu_nonlinear_high": 0.11}
+    saes = pd.DataFrame({"sae_id": list("abcd"), "steps": [400, 400, 800, 800], "d_sae": [512, 1024] * 2, "l0": 4.0})
+    saes = saes.assign(dead_fraction=0.1, fvu=0.2, fvu_nonlinear=0.1, **ends)
+    found = pd.DataFrame({"steps": [400, 800], "dead_fraction": [0.25, 0.1], "constant": [0.15, 0.13]})
+    chart = dark_matter.by_length(saes, found.assign(constant_low=0.1, constant_high=0.16))
+    assert {"400", "800", "FVU", "FVU nonlinear (Eq. 12)", "constant c"} <= set(texts(chart))
+    lines, floors = json.loads(chart.to_json())["concat"]
+    spec = json.loads(chart.to_json())["datasets"]
+    drawn_of = {part: spec[panel["data"]["name"]] for part, panel in (("lines", lines), ("floors", floors))}
+    assert len(drawn_of["lines"]) == 8
+    assert [(row["steps"], row["constant"]) for row in drawn_of["floors"]] == [(400, 0.15), (800, 0.13)]
+
+
 def test_the_other_charts_draw_their_data():
     counts = pd.DataFrame({"architecture": ["topk", "jumprelu"], "active": [16, 12], "share": [1.0, 0.5]})
     assert {"topk", "jumprelu"} <= set(texts(notation.active_counts(counts)))

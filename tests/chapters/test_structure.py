@@ -303,3 +303,79 @@ def test_l0s_that_no_code_has_are_refused_by_name(l0s):
     with pytest.raises(ParameterError, match="l0s"):
         measures.check_l0s(l0s, 16)
     measures.check_l0s(None, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [("n_tokens", 1000, None), ("directions", 2, measures.MOST), ("atoms", 2, measures.MOST), ("neighbours", 3, 1000)],
+)
+def test_sizes_are_allowed_from_the_least_to_the_most(name, least, most):
+    sizes = {"n_tokens": 2000, "directions": 8, "atoms": 16, "neighbours": 6}
+    for value in (least, most or 10**9):
+        assert getattr(Sizes(**(sizes | {name: value})), name) == value
+    for value in (least - 1, *([most + 1] if most else [])):
+        with pytest.raises(ParameterError, match=f"{name} = {value}"):
+            Sizes(**(sizes | {name: value}))
+
+
+def test_a_code_may_have_every_atom_and_no_more():
+    measures.check_l0s([1, 16], 16)
+    with pytest.raises(ParameterError, match="l0s = 17"):
+        measures.check_l0s([17], 16)
+
+
+def test_the_shape_of_a_layer_is_that_of_its_held_out_tokens(study):
+    rows, split = experiment.drawn(study, 3, SMALL.n_tokens)
+    assert torch.equal(rows, rows.sort().values) and len(rows.unique()) == SMALL.n_tokens
+    p, out = study.profile, study.site(3).x[rows][~split.fit]
+    context = split.group[~split.fit]
+    distances, places = geometry.nearest(out, context, SMALL.neighbours)
+    known = {"dimension": geometry.intrinsic_dimension(distances, context, p.n_bootstrap, p.seed)}
+    known["off_plane"] = geometry.off_plane(out, places, context, 4, p.n_bootstrap, p.seed)
+    known["participation"] = geometry.participation_ratio(out, context)
+    assert experiment.shape(study, 3, 4, SMALL) == known
+    most = geometry.off_plane(out, places, context, SMALL.neighbours - 1, p.n_bootstrap, p.seed)
+    assert experiment.shape(study, 3, 50, SMALL)["off_plane"] == most, "k neighbours span at most k − 1 directions"
+
+
+def test_the_spectra_are_shares_of_the_held_out_variance(study):
+    ref = study.sae()
+    table = experiment.spectra(study, ref, SMALL)
+    assert set(table["kind"]) == {twins.ITSELF, twins.GAUSSIAN} and set(table["vector"]) == set(experiment.SHOWN)
+    found = experiment.sample(study, ref, SMALL)
+    values = torch.linalg.eigvalsh(torch.cov(found.vectors["x"][~found.split.fit].double().T, correction=0)).flip(0)
+    mine = table[(table["vector"] == "x") & (table["kind"] == twins.ITSELF)]
+    assert mine["direction"].tolist() == list(range(1, len(values) + 1))
+    assert mine["share"].to_numpy() == pytest.approx((values.cumsum(0) / values.sum()).numpy(), abs=1e-6)
+
+
+def test_like_saes_are_the_nearest_in_l0_at_each_layer():
+    from types import SimpleNamespace
+
+    def ref(layer, l0, d_sae=64, architecture="topk"):
+        return SimpleNamespace(layer=layer, l0=l0, d_sae=d_sae, architecture=architecture)
+
+    there = [
+        ref(2, 4.0),
+        ref(0, 9.0),
+        ref(0, 3.0),
+        ref(1, 4.0, d_sae=32),
+        ref(1, 4.0, architecture="jumprelu"),
+        ref(3, 20.0),
+    ]
+    study = SimpleNamespace(saes=lambda layer: there)
+    assert experiment.like(study, there[0]) == [there[2], there[0], there[5]]
+
+
+def test_four_layers_have_an_order_and_three_have_none():
+    rising = pd.DataFrame({name: [1.0, 2, 3, 5] for name in (*experiment.PREDICTORS, *experiment.TARGETS)})
+    found = experiment.over_layers(rising)
+    assert len(found) == 6 and found["rho"].to_numpy() == pytest.approx(1)
+    assert found["p"].to_numpy() == pytest.approx(2 / math.factorial(4)) and (found["n"] == 4).all()
+    fewer = experiment.over_layers(rising[:3])
+    assert fewer["p"].isna().all() and (fewer["n"] == 3).all()
+
+
+def test_missing_numbers_are_written_as_none():
+    rows = [{"l0": math.nan, "value": 1.0, "case": "x"}]
+    assert experiment.plain(rows) == [{"l0": None, "value": 1.0, "case": "x"}]

@@ -116,3 +116,103 @@ def test_charts_of_planted_noise_have_their_sliders() -> None:
     assert {"other"} <= parameters(planted.planted_recovered(table[table["masked"] == 0]))
     step = next(p for p in planted.fig15(table).to_dict()["params"] if p["name"] == "noise_x")["bind"]["step"]
     assert step == pytest.approx(0.1)
+
+
+def test_every_power_law_and_order_of_masking_has_its_curve() -> None:
+    d, per, share = 16, 5, 0.125
+    curves = sweeps.random_curves(d, per, share, (0.0, 1.5), seed=2)
+    dictionary = synthetic.random_dictionary(80, d, 2)
+    for exponent, case in ((0.0, "equal frequencies"), (1.5, "exponent 1.5")):
+        p = synthetic.power_law_frequencies(80, share * d, exponent)
+        variance = synthetic.law_moments("exponential", p).variance
+        for order in synthetic.ORDERS:
+            known = masking.masked_curve(dictionary, variance, synthetic.mask_order(p, order, 2), sweeps.FRACTIONS)
+            found = curves[(curves["case"] == case) & (curves["order"] == order)]
+            assert found[known.columns].to_numpy() == pytest.approx(known.to_numpy())
+    assert len(curves) == 2 * 3 * 13 and curves["masked"].max() == 1
+
+
+def test_half_of_25_features_per_dimension_is_masked_in_each_case() -> None:
+    found = sweeps.half_masked(d=8, n=3, seed=1).set_index("case")
+    dictionary, kept = synthetic.random_dictionary(200, 8, 1), torch.arange(200) >= 100
+    cases = {"equal frequencies, L0 1": (0, 1), "equal frequencies, L0 20": (0, 20)}
+    cases |= {"power law 1.5, L0 1": (1.5, 1), "power law 1.5, L0 5": (1.5, 5)}
+    assert list(found.index) == list(cases)
+    for case, (exponent, l0) in cases.items():
+        p = synthetic.power_law_frequencies(200, l0, exponent)
+        exact = masking.masked_fvu(dictionary, synthetic.law_moments("exponential", p).variance, kept)[1]
+        drawn = masking.simulated_fvu_nonlinear(dictionary, "exponential", p, kept, n=3, seed=1)
+        assert found.loc[case].tolist() == pytest.approx([exact, drawn.value, drawn.low, drawn.high])
+
+
+def test_a_sweep_changes_one_property_at_a_time() -> None:
+    d = 16
+    table = sweeps.bend_sweep(d=d, seed=1)
+    settings = table.groupby("property", sort=False)["setting"].apply(list)
+    assert list(settings) == [
+        ["0.5", "1", "2", "4", "8", "25"],
+        ["0", "0.5", "1", "1.5", "2"],
+        ["0.25", "2.5", "25"],
+        ["0", "0.3", "0.6", "0.9", "0.99"],
+        ["0", "0.3", "0.6", "0.9", "0.99"],
+    ]
+    assert table["position"].tolist() == list(range(len(table)))
+
+    def known(dictionary: torch.Tensor, variance: torch.Tensor, order: torch.Tensor) -> list[float]:
+        bend = masking.bend(masking.masked_curve(dictionary, variance, order, sweeps.FRACTIONS))
+        return [bend, masking.mean_leverage(dictionary, variance)]
+
+    crowded, even = synthetic.random_dictionary(25 * d, d, 1), torch.ones(25 * d)
+    random = synthetic.mask_order(even, "random", 1)
+    rows = table.set_index(["property", "setting"])[["bend", "leverage"]]
+    few = synthetic.random_dictionary(4 * d, d, 1)
+    expected = {
+        ("features per dimension", "4"): known(
+            few, torch.ones(4 * d), synthetic.mask_order(torch.ones(4 * d), "random", 1)
+        )
+    }
+    law = synthetic.power_law_frequencies(25 * d, 2.5, 1.5)
+    expected["concentration of the variance (exponent of the power law)", "1.5"] = known(crowded, law, random)
+    expected["sparsity at equal variances (L0)", "25"] = known(crowded, even, random)
+    clusters = synthetic.clustered_dictionary(25 * d, d, d // 2, 0.6, 1)
+    together = clusters[torch.argsort(torch.arange(25 * d) % (d // 2), stable=True)]
+    expected["cosine within clusters, masking features singly", "0.6"] = known(together, even, random)
+    expected["cosine within clusters, masking whole clusters", "0.6"] = known(together, even, torch.arange(25 * d))
+    for where, values in expected.items():
+        assert rows.loc[where].tolist() == pytest.approx(values, rel=1e-5), where
+
+
+def test_each_ingredient_is_added_to_the_latents_that_fire(sample) -> None:
+    from dataclasses import replace
+
+    from dm_utils.maths.weight_laws import empirical_moments
+
+    silent = torch.cat([sample.dictionary, synthetic.random_dictionary(3, 16, 9)])
+    indices, values = sample.weights.coalesce().indices(), sample.weights.coalesce().values()
+    more = torch.sparse_coo_tensor(indices, values, (6000, 63)).coalesce()
+    curves, bends = sweeps.ingredient_curves(replace(sample, weights=more, dictionary=silent), seed=1)
+    moments = empirical_moments(sample.weights)
+    order = synthetic.mask_order(moments.probability, "rarest first", 1)
+    directions, even = synthetic.random_dictionary(60, 16, 1), torch.ones(60)
+    closed = dict(
+        zip(
+            sweeps.CASES,
+            ((directions, even), (directions, moments.variance), (sample.dictionary, moments.variance)),
+            strict=False,
+        )
+    )
+    some = bends[bends["order"] == "rarest first"].set_index("case")
+    for case, (dictionary, variance) in closed.items():
+        known = masking.masked_curve(dictionary, variance, order, sweeps.FRACTIONS)
+        found = curves[(curves["case"] == case) & (curves["order"] == "rarest first")]
+        assert found[known.columns].to_numpy() == pytest.approx(known.to_numpy(), abs=1e-6)
+        assert some.loc[case, ["bend", "bend_low", "bend_high"]].tolist() == pytest.approx([masking.bend(known)] * 3)
+    for case, weights in ((sweeps.CASES[3], masking.shuffled(sample.weights, 1)), (sweeps.CASES[4], sample.weights)):
+        known, bent = masking.measured_curve(
+            weights, sample.dictionary, sample.context, order, sweeps.FRACTIONS[1:-1:2]
+        )
+        found = curves[(curves["case"] == case) & (curves["order"] == "rarest first")]
+        assert found[known.columns].to_numpy() == pytest.approx(known.to_numpy(), abs=1e-6)
+        assert some.loc[case, ["bend", "bend_low", "bend_high"]].tolist() == pytest.approx(
+            [bent.value, bent.low, bent.high]
+        )

@@ -198,3 +198,116 @@ def test_an_sae_that_cannot_be_read_stops_at_its_turn(study, tmp_path, monkeypat
         other.measure(refs)
     kept = [other.store.holds("sae", other.result_key(ref), sources=("dm_utils.engine.study",)) for ref in refs]
     assert kept == [True, False]
+
+
+@pytest.fixture(scope="module")
+def other(study, tmp_path_factory):
+    """The same world under another protocol."""
+    changed = {"seed": 3, "fit_fraction": 0.5, "split_by": "context", "interval": "fit", "n_bootstrap": 150}
+    return Study(study.profile.with_overrides(**changed), Store(tmp_path_factory.mktemp("protocol")))
+
+
+def test_every_part_of_the_protocol_reaches_the_numbers(study, other, ref):
+    from dm_utils.engine.released import released_protocol
+    from dm_utils.maths.resampling import Split
+
+    assert not torch.equal(other.contexts, study.contexts)
+    site, row = other.site(), other.measure([ref]).iloc[0]
+    split = Split.random(site.context, 0.5, 3, "context")
+    assert torch.equal(site.split.fit, split.fit)
+    report = dm.decompose(site.x, other.load_sae(ref)(site.x), split=split, n_bootstrap=150, seed=3, interval="fit")
+    for metric in ("fvu", "fvu_nonlinear", "r2_error_vector", "r2_error_norm"):
+        found, known = Estimate.read(row, metric), getattr(report, metric)
+        ends = [found.value, found.low, found.high]
+        assert ends == pytest.approx([known.value, known.low, known.high], abs=1e-4), metric
+    table = released_protocol(other, ref).set_index(["skip", "intercept", "metric"])
+    for metric in ("fvu", "fvu_nonlinear", "r2_error_norm", "r2_error_vector"):
+        found, known = Estimate.read(table.loc[(64, True, metric)]), Estimate.read(row, metric)
+        assert (found.value, found.low, found.high) == pytest.approx((known.value, known.low, known.high), abs=1e-6)
+
+
+def test_without_an_intercept_the_intervals_follow_the_protocol_too(other, ref):
+    from dm_utils.engine.released import released_protocol
+    from dm_utils.maths.decomposition import Decomposer
+    from dm_utils.maths.regression import Design
+
+    site, sae = other.site(), other.load_sae(ref)
+    decomposer = Decomposer(Design(site.x, site.split, intercept=False), n_bootstrap=150, seed=3, interval="fit")
+    known = decomposer.run(lambda _, x: sae(x), name="by hand").metrics
+    table = released_protocol(other, ref).set_index(["skip", "intercept", "metric"])
+    for metric in ("fvu", "fvu_nonlinear", "r2_error_norm", "r2_error_vector"):
+        found = table.loc[(64, False, metric)]
+        ends = (known[metric].value, known[metric].low, known[metric].high)
+        assert (found["value"], found["low"], found["high"]) == pytest.approx(ends, abs=1e-5)
+
+
+def test_a_row_says_which_sae_it_is_and_what_its_codes_are(study, ref):
+    row = study.measure([ref]).iloc[0]
+    about = {"profile": "lab", "model": study.profile.title, "sae_id": ref.id, "sae_revision": ref.commit}
+    about |= {"hook_name": ref.hook_name, "layer": 4, "component": "resid", "architecture": ref.architecture}
+    about |= {"d_sae": 512, "l0_label": ref.l0}
+    assert row[list(about)].to_dict() == about
+    hidden = study.load_sae(ref).encode(study.site().x)
+    assert row["l0"] == pytest.approx(float((hidden != 0).sum(1).double().mean()))
+    assert row["dead_fraction"] == pytest.approx(1 - float((hidden != 0).any(0).float().mean()))
+    assert 0 < row["dead_fraction"] < 1
+
+
+def test_ties_are_counted_where_codes_are_certified_and_nowhere_else(study, ref):
+    for precision, counted in (("float32", False), ("bfloat16", True)):
+        one = Study(study.profile.with_overrides(precision=precision), study.store)
+        assert ("ties" in one.measure([ref])) == counted
+
+
+def test_an_sae_that_is_decoded_whole_is_measured_as_one_that_is_decoded_sparsely(study, ref, tmp_path, monkeypatch):
+    expected = study.measure([ref])
+    monkeypatch.setattr("dm_utils.engine.study.sparse_decode_applies", lambda _: False)
+    found = Study(study.profile, Store(tmp_path)).measure([ref])
+    for metric in ("fvu", "fvu_nonlinear", "r2_error_norm", "l0", "dead_fraction"):
+        assert found[metric].item() == pytest.approx(expected[metric].item(), abs=1e-5), metric
+
+
+def test_an_sae_is_loaded_ahead_where_four_times_its_weights_fit(study, ref, monkeypatch):
+    weights = 2 * 4 * 512 * 128
+    for free, room in ((4 * weights, False), (4 * weights + 1, True)):
+        monkeypatch.setattr("dm_utils.engine.study.available", lambda _, free=free: free)
+        assert study._has_room(ref) == room
+
+
+def test_the_one_sae_is_the_nearest_in_width_and_then_in_l0(study):
+    assert study.sae(width=1400).d_sae == 1024 and study.sae(width=1500).d_sae == 2048, "by the ratio of widths"
+    assert study.sae(width=2048, near_l0=15).l0 == 16
+    assert (study.sae(layer=3, component="mlp").component, study.sae(layer=3, component="mlp").layer) == ("mlp", 3)
+    assert {ref.architecture for ref in study.saes(architecture="jumprelu")} == {"jumprelu"}
+    assert {ref.d_sae for ref in study.saes(width=512)} == {512}
+    assert {ref.layer for ref in study.saes()} == {4} and {ref.layer for ref in study.saes(layer=0)} == {0}
+
+
+def test_the_contexts_so_far_go_when_all_are_there(study, tmp_path):
+    from dm_utils.world import corpus
+
+    again = Study(study.profile, Store(tmp_path))
+    kept = again.store.full_key
+    seen = []
+    again.store.full_key = lambda key, sources: seen.append(dict(key)) or kept(key, sources)
+    _ = again.contexts
+    key = next(one for one in seen if "text" in one)
+    assert not again.store.holds("contexts_so_far", key, sources=(corpus.__name__,))
+    again.store.save("contexts_so_far", kept(key, (corpus.__name__,)), {}, None, by=(corpus.__name__,))
+    assert torch.equal(Study(study.profile, again.store).contexts, again.contexts)
+    assert not again.store.holds("contexts_so_far", key, sources=(corpus.__name__,))
+
+
+def test_a_studys_width_fits_are_those_of_its_kept_norms(study):
+    from dm_utils.engine.breakdown import fit_study, fit_widths
+
+    refs, p = study.saes(near_l0=16, architecture="topk")[:3], study.profile
+    scalars = [study.token_scalars(ref) for ref in refs]
+    error, nonlinear = (
+        torch.from_numpy(np.stack([some[name] for some in scalars])) for name in ("error_norm2", "nonlinear_norm2")
+    )
+    known = fit_widths(study.site().design, [ref.d_sae for ref in refs], error, nonlinear, p.n_bootstrap, p.seed)
+    found = fit_study(study, refs)
+    for name in ("fvu", "fvu_linear", "fvu_nonlinear"):
+        assert getattr(found, name).constant == getattr(known, name).constant
+    assert found.linear_lead == known.linear_lead

@@ -175,6 +175,9 @@ def test_gaussian_vectors_pass_the_norm_test_once_their_mean_is_large() -> None:
         (lambda: norm_theory.best_probe(2 * torch.eye(2), laws.bernoulli_moments(torch.full((2,), 0.5))), "unit"),
         (lambda: norm_theory.coherence_bound(laws.bernoulli_moments(0.5), 1.5), "between 0 and 1"),
         (lambda: norm_theory.orthonormal_r2(laws.bernoulli_moments(1.0)), "undefined"),
+        (lambda: norm_theory.best_probe(torch.eye(2), laws.bernoulli_moments(torch.ones(2))), "undefined"),
+        (lambda: norm_theory.gaussian_norm_r2(torch.ones(2), torch.zeros(2, 2)), "covariance is zero"),
+        (lambda: norm_theory.coherence(torch.eye(1)), "at least two"),
     ],
 )
 def test_bad_input_is_refused(call, message) -> None:

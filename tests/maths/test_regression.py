@@ -9,7 +9,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
 from dm_utils.maths import regression
-from dm_utils.maths.regression import Design, factorise, probe, r2_of_prediction
+from dm_utils.maths.regression import COLUMNS, Design, add_gram, factorise, probe, r2_of_prediction
 from dm_utils.maths.resampling import Bootstrap, HeldOutSums, Split, runs
 
 
@@ -293,3 +293,23 @@ def test_x_stays_where_it_is_if_a_gpu_has_no_room(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (x.nbytes * regression.RESIDENT - 1, 0))
     assert regression.resident(x, torch.device("cuda"), x.dtype) is x
     assert regression.resident(x, torch.device("cpu"), x.dtype) is x
+
+
+@pytest.mark.parametrize("d", [3, COLUMNS, 2 * COLUMNS + 1])
+def test_the_gram_matrix_summed_in_blocks_of_columns_is_the_whole_product(d: int):
+    x = torch.randint(-9, 10, (40, d), generator=torch.Generator().manual_seed(0)).double()
+    gram = torch.zeros(d, d, dtype=torch.float64)
+    for half in x.split(20):
+        add_gram(gram, half)
+    assert torch.equal(gram.tril(), (x.T @ x).tril())
+
+
+def test_wide_designs_are_fitted_as_by_qr():
+    rng = torch.Generator().manual_seed(1)
+    x = torch.randn(1600, COLUMNS + 40, generator=rng, dtype=torch.float64) + 1
+    y = x[:, :3] ** 2 + torch.randn(1600, 3, generator=rng, dtype=torch.float64)
+    split = Split.random(torch.arange(1600) // 10)
+    fitted = Design(x, split).fit_map(lambda rows, _: y[rows])
+    design = torch.cat([x, torch.ones(1600, 1, dtype=torch.float64)], 1)[split.fit]
+    known = torch.linalg.lstsq(design, y[split.fit]).solution
+    torch.testing.assert_close(fitted.coef, known[:-1], rtol=1e-7, atol=1e-7)

@@ -8,8 +8,8 @@ from scipy.optimize import least_squares
 from dm_utils.engine.breakdown import asymptotic_gap, falling_parts, fit_widths, fvu_draws, level_parts
 from dm_utils.maths.power_law import fit_power_law, profile_constant
 from dm_utils.maths.regression import Design
-from dm_utils.maths.resampling import Split
-from dm_utils.maths.scaling import fit_level, fit_scaling, percentiles
+from dm_utils.maths.resampling import Estimate, Split
+from dm_utils.maths.scaling import Level, fit_level, fit_scaling, percentiles, scattered
 
 WIDTHS = np.array([512, 1024, 2048, 4096, 8192])
 
@@ -198,3 +198,81 @@ def test_fits_of_a_site_recover_planted_errors():
     assert found.linear_lead.value == pytest.approx(0.2 - 0.025, abs=1e-3)  # only the linear part falls
     assert found.fvu_nonlinear_level.horizontal
     assert not found.fvu_trend.horizontal
+
+
+def test_percentiles_hold_the_middle_95_percent_and_the_value_itself():
+    draws = np.arange(1001.0)
+    assert (percentiles(500, draws).low, percentiles(500, draws).high) == (25, 975)
+    assert percentiles(-1, draws).low == -1 and percentiles(2000, draws).high == 2000
+
+
+def test_scatter_is_students_of_the_size_of_the_residuals():
+    """Two parameters of six values leave four degrees of freedom, and a Student t with four has the variance 2."""
+    value, fitted = np.array([1.0, 2, 3, 4, 5, 6]), np.array([1.5, 1.5, 3, 4, 5, 6])
+    drawn = scattered(fitted, value, None, 2, 200_000, 0) - fitted
+    sigma = np.sqrt(0.5 / 4)
+    assert np.quantile(drawn, [0.25, 0.75]) == pytest.approx([-0.7407 * sigma, 0.7407 * sigma], rel=0.02)
+    text = np.random.default_rng(1).normal(0, 1, (50, 6))
+    assert scattered(fitted, value, value + text, 6, 50, 0) == pytest.approx(fitted + text), "no freedom, no scatter"
+    some = scattered(fitted, value, value + text, 5, 50, 0) - fitted - text
+    assert np.abs(some).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(-0.1, 0.0, True), (0.0, 0.1, True), (0.001, 0.1, False), (-0.1, -0.001, False)]
+)
+def test_a_slope_whose_interval_ends_at_zero_is_horizontal(low, high, said):
+    level = Level(Estimate(0.1, 0.1, 0.1), Estimate((low + high) / 2, low, high), np.zeros(2))
+    assert level.horizontal is said
+
+
+def test_draws_without_a_column_per_sae_are_refused():
+    with pytest.raises(ValueError, match=r"draws must be \[draw, 5\]"):
+        fit_scaling(WIDTHS, law(WIDTHS, 0.1, 0.05, 0.5), np.ones((10, 4)))
+    design = Design(torch.randn(100, 2), Split.random(torch.arange(100) // 10))
+    with pytest.raises(ValueError, match=r"norm2 must be \[sae, 100\]"):
+        fvu_draws(design, torch.ones(3, 99))
+
+
+def test_the_ends_of_each_part_are_those_of_its_draws():
+    rng = np.random.default_rng(3)
+    draws = law(WIDTHS, 0.1, 0.05, 0.5) * (1 + rng.normal(0, 0.01, (400, 1)))
+    total = fit_scaling(WIDTHS, law(WIDTHS, 0.1, 0.05, 0.5), draws)
+    level = fit_level(WIDTHS, np.full(5, 0.07), np.full((400, 5), 0.07) * (1 + rng.normal(0, 0.01, (400, 1))))
+    at = np.array([256.0, 1024, 16384])
+    parts = level_parts(total, level, at).set_index(["part", "d_sae"])
+    assert parts["extrapolated"].groupby("d_sae").first().tolist() == [True, False, True]
+    for width in at:
+        top = parts.loc[("nonlinear", width)]
+        assert (top["top_low"], top["top_high"]) == (level.level.low, level.level.high)
+        top, known = parts.loc[("absent", width)], percentiles(total.law([width])[0], total.draws([width])[:, 0])
+        assert (top["top_low"], top["top_high"]) == pytest.approx((known.low, known.high))
+        top, gaps = parts.loc[("linear", width)], np.maximum(total.draws.constant - level.draws, 0)
+        known = percentiles(
+            top["top"], np.minimum(level.draws + gaps, np.maximum(total.draws([width])[:, 0], level.draws))
+        )
+        assert (top["top_low"], top["top_high"]) == pytest.approx((known.low, known.high))
+    falling = falling_parts(total, fit_scaling(WIDTHS, law(WIDTHS, 0.08, 0.02, 0.5), 0.7 * draws), at)
+    assert (falling["top_low"] <= falling["top"]).all() and (falling["top"] <= falling["top_high"]).all()
+    assert (falling["top_low"] < falling["top_high"]).all()
+
+
+def test_every_fit_of_a_site_is_of_its_own_part():
+    torch.manual_seed(0)
+    x = torch.randn(3000, 4, dtype=torch.float64)
+    design, widths = Design(x, Split.random(torch.arange(30).repeat_interleave(100))), [512, 4096, 1024, 2048]
+    noise = 0.5 + torch.rand(3000, dtype=torch.float64)
+    total = torch.tensor([0.4, 0.2, 0.3, 0.25])[:, None] * x.square().sum(1) * noise
+    part = torch.tensor([0.2, 0.15, 0.18, 0.16])[:, None] * x.square().sum(1)
+    found = fit_widths(design, widths, total, part, n_bootstrap=120, seed=4)
+    (fvu, fvus), (own, owns) = fvu_draws(design, total, 120, 4), fvu_draws(design, part, 120, 4)
+    known = {"fvu": (fvu, fvus), "fvu_linear": (fvu - own, fvus - owns), "fvu_nonlinear": (own, owns)}
+    for name, (value, draws) in known.items():
+        fit = getattr(found, name)
+        assert fit.value == pytest.approx(value) and fit.width.tolist() == widths
+        again = fit_scaling(widths, value, draws, seed=4 + {"fvu": 0, "fvu_linear": 20, "fvu_nonlinear": 10}[name])
+        assert (fit.constant.low, fit.constant.high) == pytest.approx((again.constant.low, again.constant.high))
+    assert found.fvu_trend.level.value == pytest.approx(fvu.mean())
+    lead = (fvus - 2 * owns)[:, 0] - (fvus - 2 * owns)[:, 1]
+    expected = percentiles((fvu - 2 * own)[0] - (fvu - 2 * own)[1], lead)
+    assert (found.linear_lead.value, found.linear_lead.low) == pytest.approx((expected.value, expected.low))

@@ -50,9 +50,8 @@ def margins(y, weights, beta, scale):
 
 def bounds(screen, y, n):
     """P, and what 4 of the module takes off it, in float64 and in the units of the margin."""
-    bits, less, dtype = screen.upper(y)
-    largest = y.abs().amax(1, keepdim=True).double()
-    step = torch.where(largest > 0, largest / 127, 1.0) if screen.unit is not None else torch.ones_like(largest)
+    bits, less, dtype, unit = screen.upper(y)
+    step = unit.double()[:, None]
     return bits.view(dtype).double()[:, :n] * step, less.double()[:, None] * step
 
 
@@ -88,6 +87,47 @@ def test_every_active_latent_is_a_candidate(dtype: torch.dtype, k: int | None):
         if k is not None and k < len(beta):
             wanted &= exact >= torch.topk(exact, k, dim=1).values[:, -1:]
         assert listed[wanted].all(), f"seed {seed}"
+
+
+def candidate_mask(found: tuple[torch.Tensor, torch.Tensor] | None, like: torch.Tensor) -> torch.Tensor:
+    assert found is not None
+    return torch.zeros_like(like, dtype=torch.bool).index_put_(found, torch.tensor(True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_one_latent_reaches_leaves_fewer_in_question_and_always_the_largest(dtype: torch.dtype):
+    before = after = 0
+    for seed in range(200):
+        y, weights, beta, scale = hard_case(seed)
+        screen, exact = Screen.of(weights, beta, scale, dtype, k=1), margins(y, weights, beta, scale)
+
+        def reached(latent: torch.Tensor, exact: torch.Tensor = exact) -> torch.Tensor:
+            one = exact.gather(1, latent[:, None])[:, 0]
+            return (one - 2.0**-22 * one.abs()).float()
+
+        plain = candidate_mask(screen.candidates(y, 1, exact.numel()), exact)
+        fewer = candidate_mask(screen.candidates(y, 1, exact.numel(), reached=reached), exact)
+        largest = (exact > 0) & (exact == exact.amax(1, keepdim=True))
+        assert fewer[largest].all(), f"seed {seed}"
+        assert not (fewer & ~plain).any(), f"seed {seed}"
+        before, after = before + int(plain.sum()), after + int(fewer.sum())
+    assert after < before
+
+
+def test_a_barred_latent_reaches_nothing():
+    weights = torch.eye(4)[:, [0, 1, 2, 2]] * torch.tensor([9.0, 1.0, 0.5, 0.5])
+    screen = Screen.of(weights, torch.zeros(4, dtype=torch.float64), None, torch.bfloat16, k=1)
+    asked = []
+
+    def reached(latent: torch.Tensor) -> torch.Tensor:
+        asked.append(latent.tolist())
+        return torch.tensor([1.0, 9.0])[: len(latent)]
+
+    y, all_barred = torch.ones(2, 4), torch.arange(4).expand(2, 4).clone()
+    all_barred[0] = 0
+    found = screen.candidates(y, 1, 10**6, all_barred, reached)
+    assert asked == [[1, 0]] and found is not None
+    assert [one.tolist() for one in found] == [[0], [1]]
 
 
 def test_few_latents_are_in_question_where_the_bound_is_tight():

@@ -76,12 +76,31 @@ QUESTIONS = (
     Question("pursuit-fvu", "fvu_drop", "s6.1.fvu_decrease", "Encoder error: decrease of FVU by gradient pursuit"),
     Question("norm-ratio", "norm_ratio", "a1.norm_ratio", "‖Sae(x)‖ / ‖x‖", 0.05),
     Question("not-shrinkage", "cos_linear_x", "a1.cos_linear_x", "Cosine of LinearError with x", 0.15),
+    Question("own-output", "own_output", "s6.2.r2_nonlinear_from_sae", "R² of NonlinearError from Sae(x)", 0.1),
+    Question(
+        "second-regressor-by",
+        "second_regressor",
+        "e.fvu_decrease_max",
+        "Largest decrease of FVU by a second regressor (Eq. 23)",
+        0.02,
+    ),
+    Question("subspaces", "missed_share", "", "Share of the directions of b* that the SAE mostly misses", 0, (0.1, 1)),
+    Question("side-channel", "rank_90_share", "", "Rank that holds 90 % of LinearError, over d", 0, (0, 0.25)),
+    Question(
+        "forecast", "forecast", "", "R² of a larger SAE's error norms (Eq. 13), worst pair of widths", 0, (0.9, 1)
+    ),
     Question("vector-below", "norm_over_vector", "", "R² of the error norm less that of the vector"),
+    Question("nonlinear-test", "linear_over_nonlinear", "", "Norm test, LinearError's R² less NonlinearError's"),
     Question("norm-l0", "norm_rise", "", "Rise of the norm's R² as L0 doubles"),
     Question("opposite", "opposite", "", "The lesser of the norm's rise and the vector's fall as L0 doubles"),
 )
-DIFFERENCES = ("norm_over_vector", "norm_rise", "opposite")
-"""Differences of two measurements, with intervals as wide as both: above 0 where the two are apart."""
+OF_ONE_SAE = {
+    "norm_over_vector": ("r2_error_norm", "r2_error_vector"),
+    "linear_over_nonlinear": ("r2_linear_norm", "r2_nonlinear_norm"),
+}
+"""Differences of two quantities of an SAE, with intervals as wide as both: above 0 where the two are apart."""
+OF_TWO_L0S = ("norm_rise", "opposite")
+"""Differences between an SAE and the one of the same width, seed and rung with twice its L0."""
 
 
 # --- the table that ships ----------------------------------------------------------------------------------
@@ -105,19 +124,19 @@ def read(file: Path = SHIPPED) -> tuple[pd.DataFrame, dict[int, dict[str, Any]]]
 
 def write(file: Path, table: pd.DataFrame, about: Mapping[int, Mapping[str, Any]]) -> None:
     """Write the measurements, without their differences, under one line per rung that says how it was made."""
-    measured = table[~table["quantity"].isin(DIFFERENCES)]
+    measured = table[~table["quantity"].isin([*OF_ONE_SAE, *OF_TWO_L0S])]
     rows: list[dict[Any, Any]] = measured[list(COLUMNS)].to_dict("records")
     tables.write(file, rows, {f"d {d}": about[d] for d in sorted(about)})
 
 
 def with_differences(table: pd.DataFrame) -> pd.DataFrame:
-    """The measurements with `DIFFERENCES`: between two R² of an SAE, and between it and the one of its kind with twice its L0."""
+    """The measurements with the differences of each SAE (`OF_ONE_SAE`), and of each and the one with twice its L0 (`OF_TWO_L0S`)."""
 
     def of(quantity: str, l0_factor: int = 1) -> pd.DataFrame:
         rows = table[table["quantity"] == quantity]
         return rows.assign(l0_ratio=rows["l0_ratio"] / l0_factor).set_index(list(COLUMNS[:4]))[["value", "low", "high"]]
 
-    found = {"norm_over_vector": _minus(of("r2_error_norm"), of("r2_error_vector"))}
+    found = {name: _minus(of(first), of(second)) for name, (first, second) in OF_ONE_SAE.items()}
     found["norm_rise"] = _minus(of("r2_error_norm", 2), of("r2_error_norm"))
     fall = _minus(of("r2_error_vector"), of("r2_error_vector", 2))
     found["opposite"] = found["norm_rise"].clip(upper=fall)

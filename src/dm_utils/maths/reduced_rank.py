@@ -17,6 +17,8 @@ from torch import Tensor
 from dm_utils.maths.regression import AffineMap, Design
 from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Sums
 
+MISSED = 0.5
+"""Of a direction's variance: an SAE that leaves more of it mostly fails to learn the direction."""
 Target = Callable[[slice, Float[Tensor, "token d"]], Float[Tensor, "token d"]]
 
 

@@ -24,9 +24,8 @@ from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split, c
 BLOCK = 8192
 CHUNK = 1024  # tokens whose products are summed in the target's own precision
 RESIDENT = 4  # a design stays on its device if it takes at most one part in so many of the memory that is free there
-CPU_BYTES = (
-    2**24
-)  # of a block on a CPU: memory that the allocator uses again, where more would be mapped anew each time
+COLUMNS = 512  # of a Gram matrix, multiplied at once
+CPU_BYTES = 2**24  # of a block on a CPU: memory that is used again, where more would be mapped anew each time
 SAMPLE = 512  # tokens whose median is the shift about which moments are summed
 
 
@@ -127,7 +126,8 @@ class Design:
             moved = self._moved(x[self.split.fit[rows].to(x.device)])
             moved = moved.double() if moved.device.type != "mps" else moved.cpu().double()
             self._sum += moved.sum(0).cpu()
-            gram += (moved.T @ moved).cpu()
+            add_gram(gram, moved)
+        gram = gram.tril() + gram.tril(-1).T
         return gram - torch.outer(self._sum, self._sum) / self.n_fit if self.intercept else gram
 
     def _moved(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -229,6 +229,13 @@ def resident(x: Float[Tensor, "token d"], device: torch.device, dtype: torch.dty
     if device.type != "cuda" or x.numel() * dtype.itemsize * RESIDENT > torch.cuda.mem_get_info(device)[0]:
         return x
     return x.to(device, dtype)
+
+
+def add_gram(gram: Float[Tensor, "d d"], x: Float[Tensor, "token d"]) -> None:
+    """Add xᵀx to the lower triangle of a matrix, in the precision of x: each block of columns times those up to it, half of the work."""
+    for start in range(0, x.shape[1], COLUMNS):
+        rows, upto = slice(start, start + COLUMNS), slice(0, start + COLUMNS)
+        gram[rows, upto] += (x[:, rows].T @ x[:, upto]).cpu()
 
 
 def cross_product(x: Float[Tensor, "token d"], y: Float[Tensor, "token target"]) -> Float[Tensor, "d target"]:

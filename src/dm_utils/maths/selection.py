@@ -1,10 +1,10 @@
 """Which atom has the largest inner product with each residual: pursuit's question, asked of a low-precision product.
 
-The screen's bound (`screen`, 6 with k = 1) leaves a few atoms per residual in question; these are computed exactly in
-float32. Two atoms *tie* where their inner products differ by at most d 2⁻²⁴ ‖r‖, what the order of summation may change.
+The screen's bound (`screen`, 7) leaves a few atoms per residual in question; these are computed exactly in float32. Two
+atoms *tie* where their inner products differ by at most d 2⁻²⁴ ‖r‖, what the order of summation may change.
 
-The other way, updating correlations from k rows of the atoms' Gram matrix, costs about as much at 16 k atoms and k = 40 as
-a product in int8, reads a matrix of 1 GiB there and 64 at 131 k, and its rounding adds up from step to step: not taken.
+The other way, correlations from k rows of the atoms' Gram matrix, costs about as much at 16 k atoms and k = 40 as
+a product in int8, after 1.2 TFLOP for the matrix, which has 1 GiB there and 64 at 131 k: not taken.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ log = logging.getLogger("dm_utils")
 
 PROBE = 256  # residuals that decide the precision
 ROWS = {"cpu": 512, "cuda": 16384}  # residuals per product
+ROUNDINGS = 2.02  # of float32's products: of the one whose inner product is reached first, and of one that ties with it
 MOST = 1 / 16  # of the atoms in question: with more, a dense product costs less
 _fastest: dict[tuple[object, ...], torch.dtype | None] = {}
 
@@ -74,7 +75,14 @@ class Selector:
             say_once(f"{refusal}: atoms are selected by a dense product")
         if refusal or not r.abs().max() <= LARGEST:
             return None
-        found = self._screens[dtype].candidates(r, 1, int(MOST * len(self.units) * len(r)) + 64, chosen)
+        size, rows = torch.linalg.vector_norm(r, dim=1), torch.arange(len(r), device=r.device)
+        rounding = ROUNDINGS * (r.shape[1] + 8) * 2.0**-23 * size
+
+        def reached(latent: Tensor) -> Tensor:
+            return listed_products(r, self.units, rows, latent) - rounding
+
+        most = int(MOST * len(self.units) * len(r)) + 64
+        found = self._screens[dtype].candidates(r, 1, most, chosen, reached)
         if found is None:
             return None
         token, latent = found
@@ -83,11 +91,10 @@ class Selector:
         behind = best.index_select(0, token) - dots
         atom = torch.full_like(best, len(self.units), dtype=torch.int64)
         atom.scatter_reduce_(0, token, torch.where(behind == 0, latent, len(self.units)), "amin")
-        near = behind <= len(r[0]) * 2.0**-24 * torch.linalg.vector_norm(r, dim=1).index_select(0, token)
+        near = behind <= r.shape[1] * 2.0**-24 * size.index_select(0, token)
         self.ties += int((torch.bincount(token[near], minlength=1) > 1).sum())
-        rows = torch.arange(len(r), device=r.device).repeat_interleave(chosen.shape[1])
-        own = listed_products(r, self.units, rows, chosen.flatten()).view(chosen.shape)
-        return torch.where(best > 0, best, -torch.inf), torch.where(best > 0, atom, 0), own
+        own = listed_products(r, self.units, rows.repeat_interleave(chosen.shape[1]), chosen.flatten())
+        return torch.where(best > 0, best, -torch.inf), torch.where(best > 0, atom, 0), own.view(chosen.shape)
 
     def _decided(self, r: Tensor, chosen: Tensor) -> torch.dtype | None:
         """The precision asked for, or the fastest here."""

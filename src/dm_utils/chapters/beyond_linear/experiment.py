@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from dm_utils.base.errors import ParameterError, check_range, shown
 from dm_utils.chapters.beyond_linear.networks import Network, train, whitened
-from dm_utils.maths.reduced_rank import ByRank, ranked_map
+from dm_utils.maths.reduced_rank import MISSED, ByRank, ranked_map
 from dm_utils.maths.regression import AffineMap
 from dm_utils.maths.resampling import Bootstrap, Estimate, HeldOutSums, Split, Sums
 from dm_utils.world.models import resolve_device
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from dm_utils.world.sae_ref import SaeRef
 
 ERROR, TWIN = "SaeError", "its Gaussian twin"
-MISSED = 0.5  # of a direction's variance: an SAE that leaves more of it mostly fails to learn the direction
 SHARES = (0.5, 0.9, 0.99)  # of the linear error, for which the least rank is asked
 WIDEST, MOST = 65_536, 100
 

@@ -9,7 +9,8 @@ import pandas as pd
 
 from dm_utils.base.verdicts import HOLDS, above, verdict
 from dm_utils.base.words import how_many, span
-from dm_utils.chapters.beyond_linear.experiment import ERROR, MISSED, TWIN, widths
+from dm_utils.chapters.beyond_linear.experiment import ERROR, TWIN, widths
+from dm_utils.maths.reduced_rank import MISSED
 from dm_utils.maths.resampling import Estimate
 from dm_utils.maths.tables import estimates
 

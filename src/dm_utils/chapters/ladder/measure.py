@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,17 +27,21 @@ from dm_utils.engine.recovery import context_sums, excess, recovered, share_of_v
 from dm_utils.engine.splice import splice
 from dm_utils.lab.ladder import L0_SHARES, WIDTHS
 from dm_utils.lab.suite import SaeSpec
+from dm_utils.maths.context_products import ContextProducts
 from dm_utils.maths.encoding import encode, reconstruct
 from dm_utils.maths.pursuit import SparseCodes, pursuit_codes
+from dm_utils.maths.reduced_rank import MISSED, ByRank, ranked_map
 from dm_utils.maths.resampling import Bootstrap, Estimate
 from dm_utils.maths.scaling import percentiles
+from dm_utils.maths.vector_r2 import vector_r2
 
 if TYPE_CHECKING:
     from dm_utils.engine.study import Study
     from dm_utils.world.sae_ref import SaeRef
 
-METRICS = ("fvu", "fvu_nonlinear", "r2_error_norm", "r2_error_vector", "r2_x_norm", "norm_ratio", "cos_linear_x")
 PARTS = ("linear", "nonlinear")
+OF_VECTORS = ("fvu", "fvu_nonlinear", "r2_error_norm", "r2_error_vector", "r2_x_norm", "norm_ratio", "cos_linear_x")
+METRICS = (*OF_VECTORS, *(f"r2_{part}_norm" for part in PARTS))
 SPLICED_CONTEXTS = 64
 
 
@@ -99,6 +104,32 @@ def downstream(study: Study, ref: SaeRef) -> dict[str, Estimate]:
     return {name: resampled.estimate(statistic) for name, statistic in statistics.items()}
 
 
+def subspaces(study: Study, ref: SaeRef) -> dict[str, Estimate]:
+    """The rank of the linear error and the directions that the SAE mostly misses, over d; and what Sae(x) says of the rest.
+
+    `rank_90_share`: the least rank that holds nine tenths of the linear error (Eq. 11 by rank). `missed_share`: the directions of b*
+    along which the error keeps over half of the variance of x. `own_output`: R² of NonlinearError from Sae(x), mean over dimensions.
+    """
+    p, site, parts = study.profile, study.site(ref.layer, ref.component), study.parts(ref)
+
+    def error(rows: slice, x: Tensor) -> Tensor:
+        return parts.sae_error[rows].to(x.device)
+
+    judge = ByRank(site.design, error, ranked_map(site.design, error), p.n_bootstrap, p.seed)
+    own = vector_r2(
+        parts.sae_out,
+        lambda rows: parts.nonlinear_error[None, rows],
+        site.split,
+        n_bootstrap=p.n_bootstrap,
+        seed=p.seed,
+    )
+    shares = {"rank_90_share": judge.rank_for(0.9), "missed_share": judge.missed_directions(MISSED)}
+    d = judge.n_directions
+    return {name: Estimate(n.value / d, n.low / d, n.high / d) for name, n in shares.items()} | {
+        "own_output": own[0][0]
+    }
+
+
 def kept(study: Study, ref: SaeRef, measure: Callable[[Study, SaeRef], dict[str, Estimate]]) -> dict[str, Estimate]:
     """What a costly measurement of this module gives for an SAE, from the store where it has been made."""
     key = {"of": study.result_key(ref), "measure": measure.__name__}
@@ -123,13 +154,38 @@ def per_doubling(study: Study, refs: Sequence[SaeRef]) -> Estimate:
     return percentiles(float(np.expm1(np.log(value) @ weights)), np.expm1(np.log(draws) @ weights))
 
 
+def across_widths(study: Study, refs: Sequence[SaeRef]) -> dict[str, Estimate]:
+    """What a smaller SAE's squared norms say of the squared error norms of a larger one, over every pair of widths.
+
+    `forecast`: R² of Eq. 13 with one scalar, of the worst pair. `second_regressor`: the share of FVU that the nonlinear error's norm
+    takes off beside it (Eq. 23), of the best pair.
+    """
+    p, split = study.profile, study.site(refs[0].layer, refs[0].component).split
+    columns = {
+        f"{part} {ref.id}": torch.from_numpy(study.token_scalars(ref)[f"{part}_norm2"])
+        for ref in refs
+        for part in ("error", "nonlinear")
+    }
+    products = ContextProducts(columns, split, p.n_bootstrap, p.seed)
+    lost, saved = [], []
+    for small, large in combinations(sorted(refs, key=lambda ref: ref.d_sae), 2):
+        target, one, other = f"error {large.id}", f"error {small.id}", f"nonlinear {small.id}"
+        lost.append(products.fvu(target, [one], intercept=False))
+        saved.append(products.percent_decrease(target, [one], [other]))
+    worst, best = max(lost, key=lambda one: one.value), max(saved, key=lambda one: one.value)
+    return {
+        "forecast": Estimate(1 - worst.value, 1 - worst.high, 1 - worst.low),
+        "second_regressor": Estimate(best.value / 100, best.low / 100, best.high / 100),
+    }
+
+
 # --- a rung ------------------------------------------------------------------------------------------------
 
 
 def measured(study: Study) -> pd.DataFrame:
     """Every quantity of every SAE of a rung: the columns of `ladder.COLUMNS`.
 
-    Losses are measured at the first of the ladder's W/d, the slope at its first L0/d, and pursuit, the costliest, at both.
+    Losses are measured at the first of the ladder's W/d, what is about several widths at its first L0/d, and what costs most at both.
     """
     d, refs = study.profile.d_model, study.saes()
     specs = {ref.id: SaeSpec.from_id(ref.id) for ref in refs}
@@ -137,8 +193,9 @@ def measured(study: Study) -> pd.DataFrame:
     for seed in sorted({spec.seed for spec in specs.values()}):
         series = [ref for ref in refs if specs[ref.id].seed == seed and _is_first_l0(study, ref)]
         if len(series) > 1:
-            row = _row(d, specs[series[0].id], "per_doubling", per_doubling(study, series))
-            rows.append(row | {"width_ratio": float("nan")})
+            found = {"per_doubling": per_doubling(study, series)} | across_widths(study, series)
+            about = specs[series[0].id]
+            rows += [_row(d, about, name, one) | {"width_ratio": float("nan")} for name, one in found.items()]
     return pd.DataFrame(rows)[list(ladder.COLUMNS)]
 
 
@@ -152,6 +209,7 @@ def _of_each(study: Study, refs: Sequence[SaeRef]) -> Iterator[tuple[SaeRef, dic
         yield ref, kept(study, ref, downstream)
         if _is_first_l0(study, ref):
             yield ref, kept(study, ref, pursued)
+            yield ref, kept(study, ref, subspaces)
 
 
 def _is_first_l0(study: Study, ref: SaeRef) -> bool:

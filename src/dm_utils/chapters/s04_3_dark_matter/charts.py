@@ -1,11 +1,11 @@
-"""Charts of this chapter: the constant of the scaling law under a slider."""
+"""Charts of this chapter: the constant of the scaling law under a slider, and beside dead latents by training length."""
 
 from __future__ import annotations
 
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import width_axis, with_interval
+from dm_utils.charts.marks import SHARE, tidy, width_axis, with_interval
 from dm_utils.charts.theme import COLORS, INK
 
 
@@ -32,3 +32,27 @@ def constant_slider(curves: pd.DataFrame, points: pd.DataFrame) -> alt.VConcatCh
     profile = alt.layer(valley.mark_line(color=INK), mark).properties(width=560, height=90)
     says = {"at": [f"{value:.4f}" for value in one.sort_values("index")["constant"]]}
     return alt.vconcat(fit, profile).add_params(at).properties(usermeta={"sliders": says})
+
+
+def by_length(saes: pd.DataFrame, constants: pd.DataFrame) -> alt.ConcatChart:
+    """FVU and FVU nonlinear against width, a line per training length, and c beside the dead share of the widest SAE.
+
+    `saes` are rows of `lengths.shipped`, `constants` those of `findings.by_length`.
+    """
+    hue = alt.Color("steps:O", title="training steps", scale=alt.Scale(scheme="tableau10"))
+    rows = tidy(saes, ["fvu", "fvu_nonlinear"], keep=["steps", "dead_fraction"])
+    dead = alt.Tooltip("dead_fraction:Q", title="dead latents", format=".1%")
+    tooltip = ["sae_id:N", "steps:O", "metric:N", alt.Tooltip("text:N", title="value"), dead]
+    base = alt.Chart(rows).encode(
+        x=width_axis(ticks=5), color=hue, strokeDash=alt.StrokeDash("metric:N", title=None), tooltip=tooltip
+    )
+    y = alt.Y("value:Q", title="FVU", scale=alt.Scale(zero=False))
+    lines = with_interval(base, y, "line", point=alt.OverlayMarkDef(size=45)).properties(width=290, height=260)
+    ends = ["steps", "dead_fraction", "constant", "constant_low", "constant_high"]
+    tooltip = ["steps:O", dead, *[alt.Tooltip(f"{end}:Q", format=".3f") for end in ends[2:]]]
+    x = alt.X("dead_fraction:Q", title="dead latents of the widest SAE", axis=SHARE, scale=alt.Scale(zero=True))
+    base = alt.Chart(constants[ends].round(5)).encode(x=x, color=hue, tooltip=tooltip)
+    floors = with_interval(
+        base, alt.Y("constant:Q", title="constant c"), "point", "constant_low", "constant_high", size=70
+    )
+    return alt.concat(lines, floors.properties(width=210, height=260), columns=2)

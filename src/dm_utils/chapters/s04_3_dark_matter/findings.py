@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,10 @@ SPOKEN = {
     DIFFERS: "Unlike Gemma 2",
     UNTESTABLE: "Not to be told here",
 }
+STAYS, OTHER_DEAD = (
+    0.1,
+    2,
+)  # a change of c, as a share of it, up to which c stays; the factor by which dead shares are different
 ROUGHLY = 0.02  # a relative change per doubling of the width up to which a quantity is called roughly constant
 
 
@@ -115,6 +120,65 @@ def beyond_tokens(table: pd.DataFrame) -> str:
         f"{fvu[X]} to {fvu[BEYOND[TOKEN]]}: the token takes {taken[TOKEN]} of NonlinearError. With means over the token and the "
         f"two before it, it goes to {fvu[BEYOND[TOKENS]]}, and they take {taken[TOKENS]}. {share} of NonlinearError is which "
         "three tokens these are."
+    )
+
+
+def by_length(saes: pd.DataFrame, constants: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `constants` (tables of `lengths.shipped`) beside what is dead of the widest SAE: `d_sae, dead_fraction, tokens`."""
+    widest = saes.loc[saes.groupby("steps")["d_sae"].idxmax(), ["steps", "tokens", "d_sae", "dead_fraction"]]
+    return constants.merge(widest, on="steps").sort_values("steps", ignore_index=True)
+
+
+def lengths_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """How `by_length` is shown."""
+    shown = pd.DataFrame({"Training steps": [f"{steps:,}" for steps in rows["steps"]]})
+    shown["tokens per latent of the widest SAE"] = (rows["tokens"] / rows["d_sae"]).map("{:,.0f}".format)
+    shown["dead latents of the widest SAE"] = (100 * rows["dead_fraction"]).map("{:.1f} %".format)
+    estimates = rows.to_dict("records")
+    shown["constant c"] = [str(Estimate.read(row, "constant")) for row in estimates]
+    shown["c minus that of the recipe"] = [
+        "–" if np.isnan(row["change"]) else signed(Estimate.read(row, "change")) for row in estimates
+    ]
+    return shown.assign(**{"nonlinear level h": [str(Estimate.read(row, "level")) for row in estimates]})
+
+
+def stays(row: Any, standard: Any) -> bool | None:
+    """Whether c is the same at another training length though other latents are dead; rows of `by_length`.
+
+    No if the interval of its change lies clear of zero; yes if it lies within 10 % of the recipe's c while the dead shares of the
+    widest SAEs differ by a factor of two or more; else it cannot be told.
+    """
+    change, reach = Estimate.read(row, "change"), STAYS * standard["constant"]
+    if above(change, 0) is not None:
+        return False
+    less, more = sorted((row["dead_fraction"], standard["dead_fraction"]))
+    return True if within(change, -reach, reach) and more >= OTHER_DEAD * less else None
+
+
+def floor_and_dead(rows: pd.DataFrame) -> str:
+    """What other training lengths say about the constant and dead latents; rows of `by_length`, one of them without a `change`."""
+    own = rows["change"].isna()
+    standard, others = rows[own].iloc[0], rows[~own].to_dict("records")
+    said = [
+        f"{row['steps']:,} steps instead of {standard['steps']:,} take it by {signed(Estimate.read(row, 'change'))} to "
+        f"{row['constant']:.3f}, with {100 * row['dead_fraction']:.1f} % of the widest SAE dead"
+        for row in others
+    ]
+    found = [stays(row, standard) for row in others]
+    if False in found:
+        verdict = (
+            "It depends on how long the SAEs were trained: no floor that sparsity alone sets. Whether dead latents move it or short "
+            "training does, these runs do not tell, for the two go together."
+        )
+    elif found and all(found):
+        verdict = "So it stays while the dead share does not, and is no artefact of dead latents over these lengths."
+    else:
+        verdict = "These intervals do not tell whether it is an artefact of dead latents."
+    open_at = [f"{row.steps:,}" for row in rows.itertuples() if row.note]
+    unsure = f" At {', '.join(open_at)} steps the constant itself is not identified." if open_at else ""
+    return (
+        f"With {100 * standard['dead_fraction']:.1f} % of the widest SAE dead, the constant is {Estimate.read(standard, 'constant')}: "
+        f"{'; '.join(said)}. {verdict}{unsure}"
     )
 
 
