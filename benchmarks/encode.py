@@ -12,30 +12,20 @@ and written to `--table`, the processor named.
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from record import clock, processor, write_table
+from sweep import gemma_case, lab_case
 from torch import Tensor
 
 from dm_utils.maths.certified import certified_codes, faster, screen_of
 from dm_utils.maths.encoder import encoder_of, float_codes
 
 HEAD = "case, by, released s, float32 s, certified s, product s, released/, float32/, /product, candidates, l0, ties, bound"
-
-
-def clock(device: torch.device) -> float:
-    """Seconds: of this thread where there is one, so that other work on the machine does not count."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    elif torch.get_num_threads() == 1:
-        return time.thread_time()
-    return time.perf_counter()
 
 
 def alternating(runs: dict[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, float]:
@@ -94,8 +84,6 @@ def tightness(x: Tensor, encoder: Any, activation: Any) -> str:
 
 def lab_rows(repeats: int, tokens: int) -> list[dict[str, Any]]:
     """SAEs of the lab's suite on its own activations."""
-    from sweep import lab_case
-
     _, x, _, suite = lab_case(None, tokens)
     return [row(f"lab {s.cfg.architecture()} {s.cfg.d_sae}", s, x, repeats) for s in suite]
 
@@ -115,32 +103,11 @@ def in_sum(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def gemma_rows(widths: list[int], tokens: int, repeats: int, device: str) -> list[dict[str, Any]]:
     """Random JumpReLU SAEs of Gemma 2 2B's size."""
-    from sweep import gemma_case
-
     found = []
     for width in widths:
         _, x, _, (sae,) = gemma_case([width], tokens)
         found.append(row(f"2304 × {width:,}", sae.to(device), x.to(device), repeats))
     return found
-
-
-def processor(device: str) -> str:
-    """The name of what the products ran on."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    listed = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in listed.splitlines() if line.startswith("model name")]
-    return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def write_table(path: Path, rows: list[dict[str, Any]], device: str) -> None:
-    """Every row as a line of CSV, after the device, its threads and PyTorch's version."""
-    path.parent.mkdir(exist_ok=True)
-    where = {"device": processor(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*where, *rows[0]], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(where | row for row in rows)
 
 
 def main() -> None:

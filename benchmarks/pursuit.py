@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from encode import clock, processor, write_table
+from record import clock, processor, write_table
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode

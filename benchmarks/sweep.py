@@ -32,7 +32,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from encode import clock, write_table
+from record import clock, write_table
 from torch import Tensor
 
 from dm_utils.maths.certified import PROBE, certified_codes, faster

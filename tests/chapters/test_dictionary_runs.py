@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dm_utils.chapters.dictionaries import gradients, measure, rates, results, rules, runs
-from dm_utils.chapters.dictionaries.runs import Run, Workshop
+from dm_utils.chapters.dictionaries.runs import Run, Workshop, headline
 from dm_utils.chapters.dictionaries.train import main
 from dm_utils.dictionaries.methods import METHODS
 from dm_utils.dictionaries.training import Plan
@@ -147,6 +147,12 @@ def test_the_command_trains_tests_and_writes_every_table(work, few_windows, monk
     longer, said = results.read(work / results.LONGER)
     assert said["longer"] == 2 and longer.loc[longer["method"] == "topk", "tokens"].unique().tolist() == [2 * 20 * 256]
     assert longer["l0_wanted"].tolist() == [4, 2, 8, 1, 16, 4]
+
+
+def test_only_what_trains_alike_trains_again_on_more_tokens() -> None:
+    found = headline(["topk", "itda", "top_afa_own", "sae_tuning"], 128, 4)
+    assert [run.l0 for run in found if run.method == "topk"] == [4, 2, 8, 1, 16]
+    assert [run.method for run in found if run.method != "topk"] == ["itda"]
 
 
 def test_another_plan_is_another_run(work) -> None:

@@ -15,7 +15,7 @@ def config_of(model):
     s = needs.SHAPES[model]
     if "gpt2" in model:
         return GPT2Config(
-            vocab_size=s.vocabulary, n_positions=s.positions, n_embd=s.d_model, n_layer=s.n_layers, n_head=12
+            vocab_size=s.vocabulary, n_positions=s.positions, n_embd=s.d_model, n_layer=s.n_layers, n_head=s.heads
         )
     kind = Gemma2Config if "gemma-2" in model else Gemma3TextConfig if "gemma-3" in model else LlamaConfig
     sizes = {"vocab_size": s.vocabulary, "hidden_size": s.d_model, "intermediate_size": s.d_mlp, "head_dim": s.d_head}

@@ -25,10 +25,12 @@ class Interval(Protocol):
     """What has two ends, as an estimate does."""
 
     @property
-    def low(self) -> float: ...
+    def low(self) -> float:
+        """The lower end."""
 
     @property
-    def high(self) -> float: ...
+    def high(self) -> float:
+        """The upper end."""
 
 
 def above(found: Interval, threshold: float) -> bool | None:

@@ -58,6 +58,7 @@ class _Infinities(ast.NodeTransformer):
     """`float('inf')`, which papermill writes where Python has no literal, as the constant that it stands for."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        """A call of `float` with one plain value becomes that number; any other stays."""
         if isinstance(node.func, ast.Name) and node.func.id == "float" and len(node.args) == 1:
             return ast.copy_location(ast.Constant(float(ast.literal_eval(node.args[0]))), node)
         return node

@@ -9,7 +9,7 @@ from dm_utils.charts.marks import chooser, texts, with_interval
 from dm_utils.charts.theme import COLORS, INK
 
 
-def exact_and_simulated(checks: pd.DataFrame, title: str, digits: str = ".2f") -> alt.LayerChart:
+def exact_and_simulated(checks: pd.DataFrame, title: str) -> alt.LayerChart:
     """Set each simulated value (point, interval) beside its closed form (tick) and, where there is one, the printed value.
 
     ``checks`` has ``case, exact, value, low, high`` and optionally ``printed``.
@@ -17,7 +17,7 @@ def exact_and_simulated(checks: pd.DataFrame, title: str, digits: str = ".2f") -
     order = list(checks["case"])
     table = checks.assign(text=texts(checks, "value", "low", "high")).round(5)
     base = alt.Chart(table).encode(y=alt.Y("case:N", title=None, sort=order, axis=alt.Axis(labelLimit=320)))
-    axis = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=20), axis=alt.Axis(format=digits))
+    axis = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, padding=20), axis=alt.Axis(format=".2f"))
     tooltip = ["case:N", alt.Tooltip("exact:Q", format=".4f"), alt.Tooltip("text:N", title="simulated")]
     layers = [
         base.mark_tick(thickness=3, size=26, color=COLORS["linear"]).encode(x=alt.X("exact:Q"), tooltip=tooltip),
@@ -29,21 +29,18 @@ def exact_and_simulated(checks: pd.DataFrame, title: str, digits: str = ".2f") -
     return alt.layer(*layers).properties(width="container", height=alt.Step(30))
 
 
-PROFILES = alt.Scale(scheme="tableau10")
-
-
-def dots(rows: pd.DataFrame, name: str, quantity: str = "quantity", band: bool = False) -> alt.LayerChart:
+def dots(rows: pd.DataFrame, name: str, band: bool = False) -> alt.LayerChart:
     """Draw values with their intervals, one line of dots per `name`; a list chooses the quantity.
 
-    `rows` holds `value, ci_low, ci_high`, the columns `name` and `quantity`, and with `band` the reported range
+    `rows` holds `value, ci_low, ci_high`, the columns `name` and ``quantity``, and with `band` the reported range
     `paper_low, paper_high`, drawn behind the dots.
     """
-    pick = chooser("quantity", rows[quantity].unique().tolist(), "Show")
+    pick = chooser("quantity", rows["quantity"].unique().tolist(), "Show")
     data = rows.assign(text=texts(rows, "value", "ci_low", "ci_high")).round(5)
-    base = alt.Chart(data).transform_filter(alt.datum[quantity] == pick)
+    base = alt.Chart(data).transform_filter(alt.datum.quantity == pick)
     y = alt.Y(f"{name}:N", title=None, sort=rows[name].unique().tolist(), axis=alt.Axis(labelLimit=260))
     x = alt.X("value:Q", title=None, scale=alt.Scale(zero=False))
-    hue = alt.Color(f"{name}:N", legend=None, scale=PROFILES)
+    hue = alt.Color(f"{name}:N", legend=None, scale=alt.Scale(scheme="tableau10"))
     extra = [column for column in ("sae_id", "hook_name", "d_sae", "l0") if column in rows]
     tooltip = [alt.Tooltip(f"{name}:N"), alt.Tooltip("text:N", title="value"), *map(alt.Tooltip, extra)]
     value = base.encode(y=y, color=hue, tooltip=tooltip)

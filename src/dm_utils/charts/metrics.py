@@ -93,9 +93,9 @@ def metric_by_width(table: pd.DataFrame, metrics: Sequence[str], group: str = "l
     return lines(table.sort_values("d_sae"), metrics, width_axis(), group, "L0 near")
 
 
-def metric_by_layer(table: pd.DataFrame, metrics: Sequence[str], group: str = "component") -> alt.LayerChart:
-    """Draw metrics against the layer, one line per ``group`` (component, or model when several are compared)."""
-    return lines(table.sort_values("layer"), metrics, layer_axis(), group, group)
+def metric_by_layer(table: pd.DataFrame, metrics: Sequence[str]) -> alt.LayerChart:
+    """Draw metrics against the layer, one line per component."""
+    return lines(table.sort_values("layer"), metrics, layer_axis(), "component", "component")
 
 
 def layer_axis() -> alt.X:

@@ -34,10 +34,7 @@ def choose_by_feature(z: Float[Tensor, "token latent"], k: float) -> Float[Tenso
 class FeatureChoiceTrainingSAEConfig(MutualChoiceTrainingSAEConfig):
     """BatchTopK's configuration."""
 
-    @classmethod
-    def architecture(cls) -> str:
-        """The name under which SAELens knows it."""
-        return "feature_choice"
+    NAME = "feature_choice"
 
 
 class FeatureChoiceTrainingSAE(MutualChoiceTrainingSAE):
@@ -73,7 +70,9 @@ class FeatureChoiceTrainingSAE(MutualChoiceTrainingSAE):
         forget(state_dict, "thresholds")
 
 
-register_sae_training_class("feature_choice", FeatureChoiceTrainingSAE, FeatureChoiceTrainingSAEConfig)
+register_sae_training_class(
+    FeatureChoiceTrainingSAEConfig.NAME, FeatureChoiceTrainingSAE, FeatureChoiceTrainingSAEConfig
+)
 
 
 def new(d_in: int, d_sae: int, l0: int) -> FeatureChoiceTrainingSAE:

@@ -15,27 +15,17 @@ import torch
 from sae_lens import GatedTrainingSAE, GatedTrainingSAEConfig
 from sae_lens.registry import register_sae_training_class
 from sae_lens.saes.gated_sae import GatedSAEConfig
-from sae_lens.saes.sae import SAEConfig, TrainStepInput, TrainStepOutput
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 
-from dm_utils.dictionaries.common import forget, shape
-
-GAIN = 0.02
+from dm_utils.dictionaries.common import Named, forget, pace, shape
 
 
 @dataclass
-class TargetedGatedTrainingSAEConfig(GatedTrainingSAEConfig):
+class TargetedGatedTrainingSAEConfig(Named, GatedTrainingSAEConfig):
     """A gated SAE's configuration, with the L0 that its sparsity coefficient is driven to."""
 
+    NAME, SAVED_AS = "gated_targeted", GatedSAEConfig
     target_l0: float = 16.0
-
-    @classmethod
-    def architecture(cls) -> str:
-        """The name under which SAELens knows it."""
-        return "gated_targeted"
-
-    def get_inference_config_class(self) -> type[SAEConfig]:
-        """Saved as SAELens' gated SAE."""
-        return GatedSAEConfig
 
 
 class TargetedGatedTrainingSAE(GatedTrainingSAE):
@@ -53,9 +43,8 @@ class TargetedGatedTrainingSAE(GatedTrainingSAE):
         gain = math.exp(float(self.log_gain))
         driven = {name: value * gain for name, value in step_input.coefficients.items()}
         output = super().training_forward_pass(replace(step_input, coefficients=driven))
-        l0 = float((output.feature_acts != 0).sum(-1).float().mean())
         with torch.no_grad():
-            self.log_gain += GAIN * max(-1.0, min(1.0, math.log(max(l0, 0.01) / self.cfg.target_l0)))
+            self.log_gain += pace(output.feature_acts, self.cfg.target_l0)
         return output
 
     def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
@@ -64,7 +53,9 @@ class TargetedGatedTrainingSAE(GatedTrainingSAE):
         forget(state_dict, "log_gain")
 
 
-register_sae_training_class("gated_targeted", TargetedGatedTrainingSAE, TargetedGatedTrainingSAEConfig)
+register_sae_training_class(
+    TargetedGatedTrainingSAEConfig.NAME, TargetedGatedTrainingSAE, TargetedGatedTrainingSAEConfig
+)
 
 
 def new(d_in: int, d_sae: int, l0: int) -> TargetedGatedTrainingSAE:

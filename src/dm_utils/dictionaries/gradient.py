@@ -13,27 +13,18 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from sae_lens.registry import register_sae_training_class
-from sae_lens.saes.sae import SAEConfig
 from sae_lens.saes.topk_sae import TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
 from torch import Tensor
 
-from dm_utils.dictionaries.common import shape
+from dm_utils.dictionaries.common import Named, shape
 
 
 @dataclass
-class GradientTopKTrainingSAEConfig(TopKTrainingSAEConfig):
+class GradientTopKTrainingSAEConfig(Named, TopKTrainingSAEConfig):
     """A TopK SAE's configuration, with the weight of the gradient in the choice."""
 
+    NAME, SAVED_AS = "gradient_topk", TopKSAEConfig
     beta: float = 1.0
-
-    @classmethod
-    def architecture(cls) -> str:
-        """The name under which SAELens knows it."""
-        return "gradient_topk"
-
-    def get_inference_config_class(self) -> type[SAEConfig]:
-        """Saved as SAELens' TopK SAE."""
-        return TopKSAEConfig
 
 
 class GradientTopKTrainingSAE(TopKTrainingSAE):
@@ -63,7 +54,7 @@ def score(
     return hidden * (1 + beta * effect.abs() / effect.square().mean().sqrt().clamp_min(1e-30))
 
 
-register_sae_training_class("gradient_topk", GradientTopKTrainingSAE, GradientTopKTrainingSAEConfig)
+register_sae_training_class(GradientTopKTrainingSAEConfig.NAME, GradientTopKTrainingSAE, GradientTopKTrainingSAEConfig)
 
 
 def new(d_in: int, d_sae: int, l0: int) -> GradientTopKTrainingSAE:

@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float
 from sae_lens import JumpReLUSAEConfig, StandardTrainingSAE, StandardTrainingSAEConfig
 from sae_lens.registry import register_sae_training_class
-from sae_lens.saes.sae import SAEConfig, TrainStepInput, TrainStepOutput
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import Tensor
 
-from dm_utils.dictionaries.common import forget, shape
+from dm_utils.dictionaries.common import Named, forget, shape
 
 
 def group_rates(d_sae: int, l0: float, groups: int) -> Float[Tensor, " latent"]:
@@ -42,22 +42,14 @@ def group_rates(d_sae: int, l0: float, groups: int) -> Float[Tensor, " latent"]:
 
 
 @dataclass
-class GroupBiasTrainingSAEConfig(StandardTrainingSAEConfig):
+class GroupBiasTrainingSAEConfig(Named, StandardTrainingSAEConfig):
     """A standard SAE's configuration, with the groups' number, their L0 together, and how fast biases move."""
 
+    NAME, SAVED_AS = "group_bias", JumpReLUSAEConfig
     target_l0: float = 16.0
     groups: int = 8
     bias_rate: float = 0.3
     l1_coefficient: float = 0.0
-
-    @classmethod
-    def architecture(cls) -> str:
-        """The name under which SAELens knows it."""
-        return "group_bias"
-
-    def get_inference_config_class(self) -> type[SAEConfig]:
-        """Saved as SAELens' JumpReLU SAE."""
-        return JumpReLUSAEConfig
 
 
 class GroupBiasTrainingSAE(StandardTrainingSAE):
@@ -101,7 +93,7 @@ class GroupBiasTrainingSAE(StandardTrainingSAE):
         forget(state_dict, "target", "bias")
 
 
-register_sae_training_class("group_bias", GroupBiasTrainingSAE, GroupBiasTrainingSAEConfig)
+register_sae_training_class(GroupBiasTrainingSAEConfig.NAME, GroupBiasTrainingSAE, GroupBiasTrainingSAEConfig)
 
 
 def new(d_in: int, d_sae: int, l0: int) -> GroupBiasTrainingSAE:

@@ -22,11 +22,11 @@ from sae_lens.saes.matching_pursuit_sae import (
     MatchingPursuitTrainingSAE,
     MatchingPursuitTrainingSAEConfig,
 )
-from sae_lens.saes.sae import SAEConfig, TrainStepInput, TrainStepOutput
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import Tensor
 from torch.nn import functional
 
-from dm_utils.dictionaries.common import forget, shape
+from dm_utils.dictionaries.common import Named, forget, shape
 
 
 @torch.no_grad()
@@ -45,13 +45,10 @@ def signed_pursuit(
 
 
 @dataclass
-class ITDASAEConfig(MatchingPursuitSAEConfig):
+class ITDASAEConfig(Named, MatchingPursuitSAEConfig):
     """`max_iterations` is k."""
 
-    @classmethod
-    def architecture(cls) -> str:
-        """The name under which SAELens knows it."""
-        return "itda"
+    NAME = "itda"
 
 
 class ITDASAE(MatchingPursuitSAE):
@@ -63,20 +60,12 @@ class ITDASAE(MatchingPursuitSAE):
 
 
 @dataclass
-class ITDATrainingSAEConfig(MatchingPursuitTrainingSAEConfig):
+class ITDATrainingSAEConfig(Named, MatchingPursuitTrainingSAEConfig):
     """Of matching pursuit; `threshold` and `per_batch` say which tokens join the dictionary."""
 
+    NAME, SAVED_AS = "itda", ITDASAEConfig
     threshold: float = 0.1
     per_batch: int = 16
-
-    @classmethod
-    def architecture(cls) -> str:
-        """The name under which SAELens knows it."""
-        return "itda"
-
-    def get_inference_config_class(self) -> type[SAEConfig]:
-        """Its own."""
-        return ITDASAEConfig
 
 
 class ITDATrainingSAE(MatchingPursuitTrainingSAE):
@@ -129,8 +118,8 @@ class ITDATrainingSAE(MatchingPursuitTrainingSAE):
         forget(state_dict, "filled")
 
 
-register_sae_class("itda", ITDASAE, ITDASAEConfig)
-register_sae_training_class("itda", ITDATrainingSAE, ITDATrainingSAEConfig)
+register_sae_class(ITDASAEConfig.NAME, ITDASAE, ITDASAEConfig)
+register_sae_training_class(ITDATrainingSAEConfig.NAME, ITDATrainingSAE, ITDATrainingSAEConfig)
 
 
 def new(d_in: int, d_sae: int, l0: int) -> ITDATrainingSAE:

@@ -10,22 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, JumpReLUSAEConfig
 from sae_lens.registry import register_sae_training_class
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 
-from dm_utils.dictionaries.common import forget, shape
+from dm_utils.dictionaries.common import Named, forget, shape
 from dm_utils.dictionaries.zipf import COEFFICIENT, Usage
 
 
 @dataclass
-class MutualChoiceTrainingSAEConfig(BatchTopKTrainingSAEConfig):
+class MutualChoiceTrainingSAEConfig(Named, BatchTopKTrainingSAEConfig):
     """BatchTopK's configuration."""
 
-    @classmethod
-    def architecture(cls) -> str:
-        """The name under which SAELens knows it."""
-        return "mutual_choice"
+    NAME, SAVED_AS = "mutual_choice", JumpReLUSAEConfig
 
 
 class MutualChoiceTrainingSAE(BatchTopKTrainingSAE):
@@ -48,7 +45,7 @@ class MutualChoiceTrainingSAE(BatchTopKTrainingSAE):
         forget(state_dict, "usage.rates", "usage.expected")
 
 
-register_sae_training_class("mutual_choice", MutualChoiceTrainingSAE, MutualChoiceTrainingSAEConfig)
+register_sae_training_class(MutualChoiceTrainingSAEConfig.NAME, MutualChoiceTrainingSAE, MutualChoiceTrainingSAEConfig)
 
 
 def new(d_in: int, d_sae: int, l0: int) -> MutualChoiceTrainingSAE:

@@ -19,13 +19,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from sae_lens.registry import register_sae_class, register_sae_training_class
-from sae_lens.saes.sae import SAEConfig, TrainStepInput, TrainStepOutput
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
 from torch import Tensor
 
-from dm_utils.dictionaries.common import shape
-
-GAIN = 0.02
+from dm_utils.dictionaries.common import Named, pace, shape
 
 
 def norm_matching(
@@ -40,13 +38,10 @@ def norm_matching(
 
 
 @dataclass
-class TopAFASAEConfig(TopKSAEConfig):
+class TopAFASAEConfig(Named, TopKSAEConfig):
     """`k` is the most latents that one token may have."""
 
-    @classmethod
-    def architecture(cls) -> str:
-        """The name under which SAELens knows it."""
-        return "top_afa"
+    NAME = "top_afa"
 
 
 class TopAFASAE(TopKSAE):
@@ -72,23 +67,15 @@ class TopAFASAE(TopKSAE):
 
 
 @dataclass
-class TopAFATrainingSAEConfig(TopKTrainingSAEConfig):
+class TopAFATrainingSAEConfig(Named, TopKTrainingSAEConfig):
     """A TopK SAE's configuration; `k` is the most latents that one token may have, `afa` the weight of the norm's loss.
 
     `target_l0`: what the share of the norm is driven to; 0 leaves it at 1, the paper's.
     """
 
+    NAME, SAVED_AS = "top_afa", TopAFASAEConfig
     afa: float = 1 / 32
     target_l0: float = 0.0
-
-    @classmethod
-    def architecture(cls) -> str:
-        """The name under which SAELens knows it."""
-        return "top_afa"
-
-    def get_inference_config_class(self) -> type[SAEConfig]:
-        """Its own."""
-        return TopAFASAEConfig
 
 
 class TopAFATrainingSAE(TopKTrainingSAE):
@@ -105,9 +92,8 @@ class TopAFATrainingSAE(TopKTrainingSAE):
         """SAELens' pass; then the share of the norm moves towards the wanted L0, if one is wanted."""
         output = super().training_forward_pass(step_input)
         if self.cfg.target_l0:
-            l0 = float((output.feature_acts != 0).sum(-1).float().mean())
-            pace = max(-1.0, min(1.0, math.log(max(l0, 0.01) / self.cfg.target_l0)))
-            self.share = self.share * math.exp(-GAIN * pace)  # a new tensor: the old one waits for its gradient
+            change = math.exp(-pace(output.feature_acts, self.cfg.target_l0))
+            self.share = self.share * change  # a new tensor: the old one waits for its gradient
         return output
 
     def get_activation_fn(self) -> Callable[[Tensor], Tensor]:
@@ -131,8 +117,8 @@ class TopAFATrainingSAE(TopKTrainingSAE):
         return super().calculate_aux_loss(step_input, feature_acts, hidden_pre, sae_out) | {"afa_loss": afa}
 
 
-register_sae_class("top_afa", TopAFASAE, TopAFASAEConfig)
-register_sae_training_class("top_afa", TopAFATrainingSAE, TopAFATrainingSAEConfig)
+register_sae_class(TopAFASAEConfig.NAME, TopAFASAE, TopAFASAEConfig)
+register_sae_training_class(TopAFATrainingSAEConfig.NAME, TopAFATrainingSAE, TopAFATrainingSAEConfig)
 
 
 def new(d_in: int, d_sae: int, l0: int) -> TopAFATrainingSAE:

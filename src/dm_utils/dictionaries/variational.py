@@ -12,28 +12,20 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from sae_lens.registry import register_sae_training_class
-from sae_lens.saes.sae import SAEConfig, TrainStepInput
+from sae_lens.saes.sae import TrainStepInput
 from sae_lens.saes.topk_sae import TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
 from torch import Tensor
 
-from dm_utils.dictionaries.common import shape
+from dm_utils.dictionaries.common import Named, shape
 
 
 @dataclass
-class VariationalTopKTrainingSAEConfig(TopKTrainingSAEConfig):
+class VariationalTopKTrainingSAEConfig(Named, TopKTrainingSAEConfig):
     """A TopK SAE's configuration, with the weight of the KL divergence and the posterior's standard deviation."""
 
+    NAME, SAVED_AS = "variational_topk", TopKSAEConfig
     beta: float = 0.01
     noise: float = 1.0
-
-    @classmethod
-    def architecture(cls) -> str:
-        """The name under which SAELens knows it."""
-        return "variational_topk"
-
-    def get_inference_config_class(self) -> type[SAEConfig]:
-        """Saved as SAELens' TopK SAE, which reads μ."""
-        return TopKSAEConfig
 
 
 class VariationalTopKTrainingSAE(TopKTrainingSAE):
@@ -56,7 +48,9 @@ class VariationalTopKTrainingSAE(TopKTrainingSAE):
         return {"kl_loss": self.cfg.beta * 0.5 * hidden_pre.square().sum(-1).mean()}
 
 
-register_sae_training_class("variational_topk", VariationalTopKTrainingSAE, VariationalTopKTrainingSAEConfig)
+register_sae_training_class(
+    VariationalTopKTrainingSAEConfig.NAME, VariationalTopKTrainingSAE, VariationalTopKTrainingSAEConfig
+)
 
 
 def new(d_in: int, d_sae: int, l0: int) -> VariationalTopKTrainingSAE:

@@ -31,13 +31,15 @@ class Explanation:
 class Explainer(Protocol):
     """Turns examples of one latent into an explanation."""
 
-    def explain(self, examples: Examples) -> Explanation: ...
+    def explain(self, examples: Examples) -> Explanation:
+        """Say when the latent is active, as far as its examples show it."""
 
 
 class Scorer(Protocol):
     """Says for each window whether the explained latent is active in it; None where no valid answer could be had."""
 
-    def score(self, explanation: Explanation, tokens: np.ndarray) -> list[bool | None]: ...
+    def score(self, explanation: Explanation, tokens: np.ndarray) -> list[bool | None]:
+        """Read the windows of ``tokens`` [window, position], whose codes it does not see."""
 
 
 class RuleExplainer:

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
 from dm_utils.base.errors import LoadError
+from dm_utils.base.verdicts import Interval
 from dm_utils.lab import tables
 from dm_utils.lab.ladder import L0_SHARES, WIDTHS
 from dm_utils.maths.resampling import Estimate
@@ -28,16 +29,6 @@ COLUMNS = ("d", "width_ratio", "l0_ratio", "seed", "quantity", "value", "low", "
 FEWEST = 3
 """Rungs that a trend needs."""
 TOWARDS, AWAY, NONE, UNTOLD = "towards the paper's value", "away from it", "no trend", "cannot say"
-
-
-class Range(Protocol):
-    """What the paper reports: the two ends of a range, equal for a value."""
-
-    @property
-    def low(self) -> float: ...
-
-    @property
-    def high(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,7 @@ class Question:
     about: float = 0.0
     within: tuple[float, float] = (0.0, 1.0)
 
-    def accepted(self, paper: Mapping[str, Range]) -> Estimate:
+    def accepted(self, paper: Mapping[str, Interval]) -> Estimate:
         """The paper's value, with the range that counts as it."""
         if not self.paper:
             return Estimate(sum(self.within) / 2, *self.within)
@@ -192,7 +183,7 @@ def by_rung(rows: pd.DataFrame) -> dict[int, Estimate]:
 # --- the rule ----------------------------------------------------------------------------------------------
 
 
-def distance(found: Estimate, paper: Range) -> Estimate:
+def distance(found: Estimate, paper: Interval) -> Estimate:
     """How far a value lies outside the paper's range, 0 inside it, with the least and greatest distance over its interval."""
     ends = [max(paper.low - value, value - paper.high, 0.0) for value in (found.value, found.low, found.high)]
     touches = found.low <= paper.high and found.high >= paper.low
@@ -222,7 +213,7 @@ def trend(distances: Sequence[Estimate]) -> str:
 
 
 def trends(
-    table: pd.DataFrame, paper: Mapping[str, Range], l0_ratio: float = L0_SHARES[0], width_ratio: float = WIDTHS[0]
+    table: pd.DataFrame, paper: Mapping[str, Interval], l0_ratio: float = L0_SHARES[0], width_ratio: float = WIDTHS[0]
 ) -> dict[str, tuple[str, dict[int, Estimate]]]:
     """Of each question's key: the word of `trend`, and the quantity at each rung, at one setting (the ladder's first)."""
     found = {}

@@ -297,4 +297,5 @@ def processor_clock(device: torch.device) -> Callable[[], float]:
 
 @cache
 def say_once(message: str) -> None:
+    """Log a warning, the same one only once."""
     log.warning(message)

@@ -71,6 +71,7 @@ def fit_power_law(width: Numbers, value: Numbers) -> PowerLaw:
 
 
 def checked(width: Numbers, value: Numbers) -> tuple[Array, Array]:
+    """Widths and values as arrays [SAE] that a curve can be fitted to. Raises ValueError where they are none."""
     w, y = np.asarray(width, dtype=float), np.asarray(value, dtype=float)
     if w.shape != y.shape or w.ndim != 1:
         raise ValueError(f"width {w.shape} and value {y.shape} must be lists of the same length")

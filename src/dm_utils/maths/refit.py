@@ -90,6 +90,7 @@ class _Moments:
         self.totals: Sums = {}
 
     def add(self, group: Int[Tensor, " token"], x1: Tensor, y: Tensor) -> None:
+        """Take in tokens: their group, regressors [token, 1 + d] and targets [token, target]."""
         for g in torch.unique(group):
             mine, own = x1[group == g], y[group == g]
             for name, product in {"xx": mine.T @ mine, "xy": mine.T @ own, "y2": (own**2).sum(0)}.items():

@@ -64,9 +64,10 @@ def order(methods: Sequence[str], widths: Sequence[int], l0s: Sequence[int], see
 
 
 def headline(methods: Sequence[str], width: int, l0: int) -> list[Run]:
-    """TopK's curve from the wanted L0 on, the nearest L0s first, and every other method at that L0; one seed each."""
+    """TopK's curve from the wanted L0 on, the nearest L0s first, and every other method trained alike at that L0; one seed each."""
     nearest = sorted(curve_l0s(l0), key=lambda k: abs(math.log(k / l0)))
-    return [Run("topk", width, k, 0) for k in (l0, *nearest)] + [Run(m, width, l0, 0) for m in methods if m != "topk"]
+    alike = [name for name in methods if name != "topk" and not METHODS[name].own_l0 and not METHODS[name].tunes]
+    return [Run("topk", width, k, 0) for k in (l0, *nearest)] + [Run(name, width, l0, 0) for name in alike]
 
 
 def curve_l0s(l0: int) -> list[int]:

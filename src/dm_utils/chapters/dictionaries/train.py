@@ -67,9 +67,7 @@ def main(
     train(shop, order(names, d_saes, wanted_l0s, seeds), [folder / results.SHIPPED.name for folder in folders], about)
     if longer > 1:
         shop = Workshop(work, where, plan_of(batch, longer * steps), contexts, lrs, f"runs_{longer}", dear=False)
-        again = headline(
-            [name for name in names if not METHODS[name].own_l0 and not METHODS[name].tunes], d_saes[0], wanted_l0s[0]
-        )
+        again = headline(names, d_saes[0], wanted_l0s[0])
         train(shop, again, [folder / results.LONGER for folder in folders], about | {"longer": longer})
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from dm_utils.base.errors import ParameterError, shown
+from dm_utils.base.verdicts import Interval
 from dm_utils.engine import ladder
-from dm_utils.engine.ladder import QUESTIONS, Question, Range
+from dm_utils.engine.ladder import QUESTIONS, Question
 from dm_utils.lab.ladder import HEAD, NEXT, rung
 from dm_utils.maths.resampling import Estimate
 from dm_utils.world.shapes import Shape
@@ -58,7 +59,7 @@ def settings(table: pd.DataFrame) -> list[Setting]:
     return [first, *sorted(others, key=lambda one: (one.l0_ratio, one.width_ratio))]
 
 
-def points(table: pd.DataFrame, paper: Mapping[str, Range]) -> pd.DataFrame:
+def points(table: pd.DataFrame, paper: Mapping[str, Interval]) -> pd.DataFrame:
     """Every question at every rung and setting, and the paper's value at the end, for the first figure.
 
     Returns
@@ -93,7 +94,7 @@ class Answer:
     """The words at the other settings with enough rungs."""
 
 
-def answers(table: pd.DataFrame, paper: Mapping[str, Range], here: Setting) -> list[Answer]:
+def answers(table: pd.DataFrame, paper: Mapping[str, Interval], here: Setting) -> list[Answer]:
     """Every question at one setting, with the words that the rule gives elsewhere."""
     found, main = [], ladder.trends(table, paper, here.l0_ratio, here.width_ratio)
     for question in QUESTIONS:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from dm_utils.base.verdicts import Interval
 from dm_utils.base.words import how_many, number
 from dm_utils.chapters.ladder.experiment import Answer, Setting
-from dm_utils.engine.ladder import AWAY, FEWEST, NONE, TOWARDS, UNTOLD, Question, Range
+from dm_utils.engine.ladder import AWAY, FEWEST, NONE, TOWARDS, UNTOLD, Question
 
 
 def other_profile(name: str) -> str:
@@ -30,7 +31,7 @@ def what_ran(table: pd.DataFrame, about: Mapping[int, Mapping[str, Any]], here: 
     )
 
 
-def range_words(question: Question, paper: Mapping[str, Range]) -> str:
+def range_words(question: Question, paper: Mapping[str, Interval]) -> str:
     """The paper's value, or its range, and how far from it counts as it; where it gives a word only, what the scoreboard accepts."""
     if not question.paper:
         low, high = question.within
@@ -40,7 +41,7 @@ def range_words(question: Question, paper: Mapping[str, Range]) -> str:
     return f"{ends} ± {number(question.about)}" if question.about else ends
 
 
-def table(answers: Sequence[Answer], paper: Mapping[str, Range]) -> pd.DataFrame:
+def table(answers: Sequence[Answer], paper: Mapping[str, Interval]) -> pd.DataFrame:
     """A row per claim: the paper's value, each rung's with its interval, and what the rule says of it."""
     rungs = sorted({d for one in answers for d in one.rungs})
     rows = []

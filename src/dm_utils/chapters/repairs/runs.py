@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +131,15 @@ class Workshop:
             out = reconstruct(first, x)
             return out + reconstruct(second, x - out)
 
-        return self._told(seconds) | self._measured(self.study, run, lambda x: reconstruct(first, x), boosted)
+        told = self._told(plan.steps, plan.batch, seconds)
+        return told | self._measured(self.study, run, partial(reconstruct, first), boosted)
 
     def _from_scratch(self, run: Run, folder: Path) -> dict[str, Any]:
         """A BatchTopK or Matryoshka SAE, alone or with a dense channel beside it, which is what its twin is without."""
         base, _, with_channel = run.repair.partition("_")
         rank = self.recipe.channel_rank if with_channel else 0
-        sae = channel.new(base, self._x.shape[1], run.d_sae, self.recipe.l0, rank)
-        seconds = fit(sae, Activations(self._x), self.recipe.dictionary, folder)
+        sae, plan = channel.new(base, self._x.shape[1], run.d_sae, self.recipe.l0, rank), self.recipe.dictionary
+        seconds = fit(sae, Activations(self._x), plan, folder)
         dense = (sae.down @ sae.up).detach() if rank else torch.zeros(self._x.shape[1], self._x.shape[1])
         plain = self._saved(sae, folder)
         calibration = work.load(self.folder, "calibration", self.recipe.layer)[:CALIBRATION_TOKENS].float()
@@ -147,16 +148,12 @@ class Workshop:
         def own(x: Tensor) -> Tensor:
             return x @ dense + reconstruct(plain, x - x @ dense)
 
-        return self._told(seconds) | self._measured(self.study, run, own, own)
+        return self._told(plan.steps, plan.batch, seconds) | self._measured(self.study, run, own, own)
 
-    def _told(self, seconds: float) -> dict[str, Any]:
-        plan = self.recipe.dictionary
-        told: dict[str, Any] = {
-            "steps": plan.steps,
-            "tokens": plan.steps * plan.batch,
-            "train_seconds": round(seconds, 1),
-        }
-        return told
+    @staticmethod
+    def _told(steps: int, tokens: int, seconds: float) -> dict[str, Any]:
+        """How long a run trained, on so many tokens per step."""
+        return {"steps": steps, "tokens": steps * tokens, "train_seconds": round(seconds, 1)}
 
     @staticmethod
     def _saved(sae: Any, folder: Path) -> Any:
@@ -168,40 +165,38 @@ class Workshop:
 
     def _kl(self, run: Run, folder: Path) -> dict[str, Any]:
         sae = self.study.load_sae(self.ref(run.d_sae)).requires_grad_(True)
-        return self._descended(run, folder, sae, sae)
+        return self._descended(run, folder, sae)
 
     _mse = _kl
 
     def _adapter(self, run: Run, folder: Path) -> dict[str, Any]:
         sae = self.study.load_sae(self.ref(run.d_sae))
         adapter = tuning.Adapter(sae, sae.cfg.d_in, self.recipe.adapter_rank)
-        return self._descended(run, folder, adapter, adapter)
+        return self._descended(run, folder, adapter)
 
-    def _descended(self, run: Run, folder: Path, trained: Any, repaired: Any) -> dict[str, Any]:
+    def _descended(self, run: Run, folder: Path, repaired: Any) -> dict[str, Any]:
         model, plan = work.language_model(self.folder), self.recipe.descent
         through = tuning.Through(model, model.model.layers[self.recipe.layer])
         kind = "mse" if run.repair == "mse" else "kl"
         seconds = tuning.descend(
-            run.id, trained, lambda tokens: through.loss(kind, repaired, tokens), self.contexts, plan, folder
+            run.id, repaired, lambda tokens: through.loss(kind, repaired, tokens), self.contexts, plan, folder
         )
         first = self.study.load_sae(self.ref(run.d_sae))
-        trained.eval().requires_grad_(False)
-        told: dict[str, Any] = {"steps": plan.steps, "tokens": plan.steps * plan.contexts * self.contexts.shape[1]}
-        told |= {"train_seconds": round(seconds, 1)}
-        return told | self._measured(self.study, run, lambda x: reconstruct(first, x), repaired)
+        repaired.eval().requires_grad_(False)
+        told = self._told(plan.steps, plan.contexts * self.contexts.shape[1], seconds)
+        return told | self._measured(self.study, run, partial(reconstruct, first), repaired)
 
     def _model(self, run: Run, folder: Path) -> dict[str, Any]:
         """The model is adapted to its SAE (`sae_tuning`), and the SAE's error measured in the adapted model."""
         model, sae = work.language_model(self.folder), self.study.load_sae(self.ref(run.d_sae))
         begun, plan = time.process_time(), self.recipe.model
         tune(model, model.model.layers[self.recipe.layer], sae, self.contexts, plan)
-        told: dict[str, Any] = {"steps": plan.steps, "tokens": plan.steps * plan.contexts * self.contexts.shape[1]}
-        told |= {"train_seconds": round(time.process_time() - begun, 1)}
+        told = self._told(plan.steps, plan.contexts * self.contexts.shape[1], time.process_time() - begun)
         shutil.copytree(self.folder / "model", folder / "model", dirs_exist_ok=True)  # for its tokenizer
         model.save_pretrained(folder / "model")
         profile = load_profile("lab", layer=self.recipe.layer, split_by="context", model=str(folder / "model"))
-        tuned = Study(profile, Store(folder / "store"))
-        return told | self._measured(tuned, run, lambda x: reconstruct(sae, x), lambda x: reconstruct(sae, x))
+        tuned, out = Study(profile, Store(folder / "store")), partial(reconstruct, sae)
+        return told | self._measured(tuned, run, out, out)
 
     # --- measuring -------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from dm_utils.charts.marks import WIDE, chooser, texts, with_interval
 from dm_utils.charts.theme import COLORS, INK
 
 
-def probe_scatter(points: pd.DataFrame, unit: str = "‖SaeError(x)‖²") -> alt.LayerChart:
+def probe_scatter(points: pd.DataFrame) -> alt.LayerChart:
     """True against predicted norms of held-out tokens (Eq. 10); drag over points to read the R² of those tokens.
 
     `points` holds `sae` (the SAE's name), `true`, `predicted` and `token` (its text).
@@ -18,8 +18,8 @@ def probe_scatter(points: pd.DataFrame, unit: str = "‖SaeError(x)‖²") -> al
     pick = chooser("which", names, "SAE")
     brush = alt.selection_interval(name="chosen")
     base = alt.Chart(points).transform_filter(alt.datum.sae == pick)
-    y_axis = alt.Y("true:Q", title=f"{unit}, true", scale=alt.Scale(zero=False))
-    x_axis = alt.X("predicted:Q", title=f"{unit}, predicted from x", scale=alt.Scale(zero=False))
+    y_axis = alt.Y("true:Q", title="‖SaeError(x)‖², true", scale=alt.Scale(zero=False))
+    x_axis = alt.X("predicted:Q", title="‖SaeError(x)‖², predicted from x", scale=alt.Scale(zero=False))
     tooltip = [alt.Tooltip("token:N"), alt.Tooltip("true:Q", format=".4g"), alt.Tooltip("predicted:Q", format=".4g")]
     shade = alt.condition(brush, alt.value(COLORS["error"]), alt.value("#bbbbbb"))
     dots = base.mark_point(size=22, opacity=0.6).encode(x=x_axis, y=y_axis, color=shade, tooltip=tooltip)
