@@ -10,9 +10,11 @@ import time
 import psutil
 import pytest
 from demo import add_chapter, make_checkout
+from typer.testing import CliRunner
 
 from dm_utils.base.errors import BuildError
 from dm_utils.book import build, site
+from dm_utils.book.cli import app
 
 TOC = "format: jb-book\nroot: intro\nparts:\n  - caption: Part\n    chapters:\n"
 GOOD = "import os, pathlib\nhere = pathlib.Path(os.environ['DM_TABLES'])\nhere.mkdir(parents=True, exist_ok=True)\n"
@@ -75,16 +77,12 @@ def test_a_chapter_that_ran_before_keeps_its_page_and_says_so(tmp_path):
     assert "earlier result" in page and "What follows is from an earlier run" in page
 
 
-def test_the_command_builds_what_it_can_and_lists_the_failures(tmp_path):
+def test_the_command_builds_what_it_can_and_lists_the_failures(tmp_path, monkeypatch):
     layout = checkout(tmp_path, first="1 / 0", second=GOOD)
-    fake = layout.build / "bin"
-    fake.mkdir(parents=True)
-    program = (
-        "from dm_utils.book import site\nfrom dm_utils.book.cli import app\n"
-        "site.build_site = lambda layout, failed: site.stage(layout, failed)\napp()"  # Sphinx has tests of its own
-    )
-    done = subprocess.run([sys.executable, "-c", program, "build"], cwd=layout.root, capture_output=True, text=True)
-    assert done.returncode == 1
+    monkeypatch.setattr(site, "build_site", site.stage)  # Sphinx has tests of its own
+    monkeypatch.chdir(layout.root)
+    done = CliRunner().invoke(app, ["build"])
+    assert done.exit_code == 1
     assert done.stderr.strip().splitlines()[-2].startswith("1 of 2 chapters failed; the rest is in")
     assert done.stderr.strip().splitlines()[-1] == "  first failed in cell 2: ZeroDivisionError: division by zero"
     assert (layout.source / "notebooks/second.ipynb").exists()
@@ -101,6 +99,7 @@ def test_ctrl_c_ends_the_kernels_and_leaves_nothing_half_written(tmp_path, comma
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # even where this process is deaf to it
     )
     while not (started.exists() and started.read_text()):
         assert process.poll() is None, process.communicate()
