@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sae_lens.saes.sae import TrainStepInput
 
 from dm_utils.dictionaries import feature_choice, group_bias, variational
 from dm_utils.dictionaries.methods import METHODS
+from dm_utils.dictionaries.zipf import MEMORY
 
 
 def test_a_feature_chooses_its_share_of_the_tokens_and_at_least_one() -> None:
@@ -70,3 +72,21 @@ def test_noise_of_one_is_drawn_in_training_alone() -> None:
     )  # the positive half of N(0, 1)
     assert not sae.eval().encode_with_hidden_pre(x)[0].to_dense().any()
     assert (sae.cfg.beta, sae.cfg.noise, sae.cfg.aux_loss_coefficient) == (0.01, 1.0, 0.0)
+
+
+def test_usage_follows_how_often_each_latent_is_active() -> None:
+    """Of 8 tokens, latent j is the positive part of dimension j: the average moves a hundredth of the way to its share."""
+    sae = METHODS["mutual_choice"].new(4, 4, 2).train()
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.eye(4))
+        for value in (sae.b_enc, sae.b_dec):
+            value.zero_()
+    x = torch.zeros(8, 4)
+    for dimension, tokens in enumerate((8, 4, 2, 0)):
+        x[:tokens, dimension] = 1.0 + torch.arange(tokens) / 100
+    before = sae.usage.rates.clone()
+    given = TrainStepInput(sae_in=x, coefficients={}, dead_neuron_mask=None, n_training_steps=0, is_logging_step=False)
+    active = sae.training_forward_pass(given).feature_acts.detach() != 0
+    assert active.sum(0).tolist() == [8, 4, 2, 0]
+    expected = before + (1 - MEMORY) * (active.float().mean(0) - before)
+    torch.testing.assert_close(sae.usage.rates, expected)

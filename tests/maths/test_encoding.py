@@ -141,3 +141,12 @@ def test_r2_does_not_depend_on_the_precision():
         found[precision] = decompose(x, reconstruct(sae, x), groups=groups, n_bootstrap=100)
     for name in ("fvu", "fvu_nonlinear", "r2_error_vector", "r2_error_norm"):
         assert getattr(found["bfloat16"], name).value == pytest.approx(getattr(found["float32"], name).value, abs=1e-6)
+
+
+def test_an_sae_that_undoes_its_normalisation_is_decoded_by_itself():
+    """Layer norm: the reconstruction is more than a sum of decoder rows, so the SAE's own decode makes it, from its own codes."""
+    sae = lens_sae("standard", normalize_activations="layer_norm")
+    with torch.no_grad():
+        expected = sae(X)
+    torch.testing.assert_close(reconstruct(sae, X), expected)
+    assert expected.std() > 0.1

@@ -49,3 +49,12 @@ def test_paired_noise_correlates_as_asked(correlation: float) -> None:
 def test_bad_input_is_refused(call, message) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", noise.LAWS)
+def test_every_law_has_a_zero_mean_of_itself(kind: str) -> None:
+    """Before it is centred: within five deviations of a mean of so many tokens, for the law that is a curve as for the others."""
+    n = 20_000
+    x = torch.randn(n, 12, generator=torch.Generator().manual_seed(5))
+    drawn = noise.LAWS[kind](x, torch.Generator().manual_seed(6)).double()
+    assert (drawn.mean(0).abs() < 5 * drawn.std(0) / n**0.5 + 1e-5).all()

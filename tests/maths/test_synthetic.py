@@ -1,5 +1,7 @@
 """What the generators promise: shapes, laws, seeds and what is planted."""
 
+import math
+
 import pytest
 import torch
 
@@ -101,3 +103,13 @@ def test_mask_orders_sort_by_frequency() -> None:
 def test_bad_input_is_refused(call, message) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("family", ["bernoulli", "exponential", "gamma", "lognormal"])
+def test_weights_are_of_size_one_unless_told(family: str) -> None:
+    """A constant of 1, or a mean of 1; for the lognormal a median of 1, its logarithm with deviation 1."""
+    p, mean = torch.full((1,), 0.3), math.exp(0.5) if family == "lognormal" else 1.0
+    found = synthetic.law_moments(family, p)
+    assert float(found.mean / found.probability) == pytest.approx(mean)
+    drawn = synthetic.sparse_weights(family, p, 50_000).values.coalesce().values()
+    assert float(drawn.mean()) == pytest.approx(mean, rel=0.05)
