@@ -1,5 +1,6 @@
 """Tiny random checkpoints in the exact formats of the releases that the profiles name, as a hub's repositories."""
 
+import functools
 import io
 import json
 import math
@@ -48,6 +49,7 @@ def texts():
     return evaluation_text()
 
 
+@functools.cache
 def tokenizer():
     """A byte-level BPE as large as the models' vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

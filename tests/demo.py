@@ -3,6 +3,9 @@
 import shutil
 from pathlib import Path
 
+import nbformat
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
 from dm_utils.book.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,3 +32,11 @@ def make_checkout(root: Path, notebook: Path = ROOT / "tests/demo.ipynb") -> Lay
     (root / "notebooks").mkdir()
     shutil.copy(notebook, root / "notebooks/demo.ipynb")
     return Layout(root)
+
+
+def add_chapter(layout: Layout, name: str, *sources: str) -> None:
+    """Write a chapter of these cells after one of parameters; the table of contents stays as it is."""
+    cells = [new_markdown_cell(f"# {name}"), new_code_cell("size = 1", metadata={"tags": ["parameters"]})]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    book = new_notebook(cells=[*cells, *map(new_code_cell, sources)], metadata=kernel)
+    nbformat.write(book, layout.root / f"notebooks/{name}.ipynb")

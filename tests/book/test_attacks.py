@@ -4,10 +4,10 @@ import sys
 
 import pytest
 from demo import ROOT
+from hostile import HOSTILE
 
 sys.path += [str(ROOT / f"tests/{folder}") for folder in ("book", "engine")]
 
-import test_hostile
 import test_parameters
 import test_secrets
 import test_store_attacks
@@ -17,7 +17,7 @@ FIGURES = {
     "sets of parameters": test_parameters.N_SETS,
     "corruptions": test_store_attacks.N_CORRUPTIONS,
     "writers of the store killed": test_store_attacks.N_KILLS,
-    "hostile names": len(test_hostile.HOSTILE),
+    "hostile names": len(HOSTILE),
     "secrets": len(test_secrets.CANARIES) + LOGIN,
 }
 

@@ -9,15 +9,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hostile
 import pytest
-from demo import ROOT, make_checkout
+from demo import ROOT, add_chapter, make_checkout
 from playwright.sync_api import Browser, Page
 from site_browser import Visit, channels, find_browser, painted, serve, visit
 
+from dm_utils.base.errors import BuildError
 from dm_utils.base.words import visible
-from dm_utils.book.build import execute_chapters
 from dm_utils.book.chapter import COLUMNS
-from dm_utils.book.site import build_site
+from dm_utils.book.layout import Layout
+from dm_utils.book.site import build_book
 from dm_utils.charts.theme import COLORS
 
 DEMO = "notebooks/demo.html"
@@ -33,15 +35,33 @@ def hostile_tokens() -> list[str]:
     return values["hostile"]
 
 
+RUNS = "import os, pathlib\nhere = pathlib.Path(os.environ['DM_TABLES'])\nhere.mkdir(parents=True, exist_ok=True)\n"
+RUNS += "(here / 'runs.csv').write_text('chapter\\n')"
+
+
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a small book that was executed and built just now."""
-    find_browser()
+def built(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A small book, executed and built just now: the demonstration, names from outside, a chapter that fails and one that runs."""
     layout = make_checkout(tmp_path_factory.mktemp("demo") / "checkout")
-    os.environ.setdefault("DM_ASSETS", str(ROOT / "_build/assets"))
-    assert not execute_chapters(layout, {})
-    build_site(layout)
-    with serve(layout.html) as address:
+    toc = layout.root / "book/_toc.yml"
+    for name, source in {"names": hostile.CELL, "fails": "1 / 0", "runs": RUNS}.items():
+        add_chapter(layout, name, source)
+        toc.write_text(toc.read_text() + f"      - file: notebooks/{name}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DM_ASSETS", os.environ.get("DM_ASSETS", str(ROOT / "_build/assets")))
+        patch.chdir(layout.root)
+        with pytest.raises(
+            BuildError, match=r"1 of 4 chapters failed[^\n]*\n  fails failed in cell 2: ZeroDivisionError"
+        ):
+            build_book(jobs=2)
+    return layout
+
+
+@pytest.fixture(scope="module")
+def site(built: Layout) -> Iterator[str]:
+    """The address of the small book."""
+    find_browser()
+    with serve(built.html) as address:
         yield address
 
 
@@ -65,6 +85,24 @@ def page(demo: Visit) -> Page:
 def chart(page: Page, number: str) -> str:
     """A selector for the chart with this figure number."""
     return f'.dm-chart[aria-label^="Figure {number}."]'
+
+
+def test_the_site_is_built_around_a_chapter_that_failed(built: Layout) -> None:
+    pages = {name: (built.html / f"notebooks/{name}.html").read_text() for name in ("fails", "runs")}
+    assert "This chapter did not run to its end" in pages["fails"]
+    assert "This chapter did not run to its end" not in pages["runs"]
+
+
+def test_the_built_site_shows_every_name_as_text(built: Layout) -> None:
+    page = (built.html / "notebooks/names.html").read_text()
+    seen = hostile.Read(page)
+    for tag, attributes in seen.elements:
+        acts = [name for name in attributes if name.startswith("on") or name in ("href", "src")]
+        assert not any("alert(" in str(attributes[name]) for name in acts), (tag, attributes)
+        assert "elsewhere" not in str(attributes.get("src")) and tag != "iframe", (tag, attributes)
+    assert page.count("<mjx-container") == 2 * len(hostile.HOSTILE), "one formula in each sentence and caption"
+    missing = [name for name in hostile.HOSTILE if not seen.shows(name)]
+    assert not missing
 
 
 def test_a_page_asks_no_other_host_and_has_no_error(demo: Visit) -> None:

@@ -8,6 +8,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import yaml
 from demo import ROOT
@@ -83,7 +84,7 @@ def test_the_runtime_is_told_its_profile_and_what_else_would_fit(
 ) -> None:
     monkeypatch.setattr(colab, "in_colab", lambda: True)
     monkeypatch.setattr(colab, "gpu", lambda: ("Tesla T4", 15.8e9))
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     monkeypatch.setenv("DM_PROFILE", "")  # restored afterwards
     monkeypatch.delenv("DM_PROFILE")
     colab.prepare()

@@ -3,6 +3,7 @@
 import html
 import math
 
+import IPython.display
 import pandas as pd
 import pytest
 
@@ -53,6 +54,6 @@ def test_escaped_text_holds_nothing_that_html_or_markdown_could_read() -> None:
 
 def test_a_folded_table_stands_behind_its_escaped_caption(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    monkeypatch.setattr("IPython.display.display", lambda found: shown.append(found.data))
+    monkeypatch.setattr(IPython.display, "display", lambda found: shown.append(found.data))
     show_table(pd.DataFrame({"a": [1]}), "the <b> numbers", folded=True)
     assert shown[0].startswith("<details><summary>the &lt;b&gt; numbers</summary>") and shown[0].count("&lt;b&gt;") == 1

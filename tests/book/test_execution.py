@@ -7,11 +7,9 @@ import subprocess
 import sys
 import time
 
-import nbformat
 import psutil
 import pytest
-from demo import ROOT, make_checkout
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from demo import add_chapter, make_checkout
 
 from dm_utils.base.errors import BuildError
 from dm_utils.book import build, site
@@ -27,10 +25,7 @@ def checkout(root, **sources):
     (layout.root / "notebooks/demo.ipynb").unlink()
     (layout.root / "src").unlink()
     for name, source in sources.items():
-        cells = [new_markdown_cell(f"# {name}"), new_code_cell("size = 1", metadata={"tags": ["parameters"]})]
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        book = new_notebook(cells=[*cells, new_code_cell(source)], metadata=kernel)
-        nbformat.write(book, layout.root / f"notebooks/{name}.ipynb")
+        add_chapter(layout, name, source)
     (layout.root / "book/_toc.yml").write_text(TOC + "".join(f"      - file: notebooks/{name}\n" for name in sources))
     return layout
 
@@ -135,17 +130,3 @@ def test_many_kernels_start_at_once_on_channels_of_their_own(tmp_path):
     layout = checkout(tmp_path, **dict.fromkeys(names, "1"))
     assert not build.execute_chapters(layout, {}, jobs=4)
     assert all(json.loads((layout.executed / f"{name}.json").read_text()) for name in names)
-
-
-def test_the_site_is_built_around_a_chapter_that_failed(tmp_path, monkeypatch):
-    monkeypatch.setenv("DM_ASSETS", os.environ.get("DM_ASSETS", str(ROOT / "_build/assets")))
-    layout = checkout(tmp_path, first="1 / 0", second=GOOD)
-    (layout.root / "src").symlink_to(ROOT / "src")  # the site's scripts come from the package
-    path = layout.root / "book/_toc.yml"
-    path.write_text(path.read_text() + "      - file: references\n")
-    monkeypatch.chdir(layout.root)
-    with pytest.raises(BuildError, match="1 of 2 chapters failed"):
-        site.build_book()
-    pages = {name: (layout.html / f"notebooks/{name}.html").read_text() for name in ("first", "second")}
-    assert "This chapter did not run to its end" in pages["first"]
-    assert "This chapter did not run to its end" not in pages["second"]

@@ -91,7 +91,7 @@ def test_every_chapter_runs_on_every_profile(profile, name, world, monkeypatch):
     assert (folder / "tables" / f"{name}.csv").exists()
 
 
-QUICK = [("gemma-2-2b", "03_notation"), ("gpt2-small", "intro")]
+QUICK = [("gemma-2-2b", "03_notation"), pytest.param("gpt2-small", "intro", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(("profile", "name"), QUICK)

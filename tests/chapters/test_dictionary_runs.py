@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dm_utils.chapters.dictionaries import gradients, measure, rates, results, rules
+from dm_utils.chapters.dictionaries import gradients, measure, rates, results, rules, runs
 from dm_utils.chapters.dictionaries.runs import Run, Workshop, headline
 from dm_utils.chapters.dictionaries.train import main
 from dm_utils.dictionaries.methods import METHODS
@@ -35,6 +35,12 @@ def work(tmp_path_factory):
     (folder / "text" / "report.json").write_text("{}")  # the text is there: none is gathered
     lab_work.prepare(folder, LAYER)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def few_spliced_contexts(monkeypatch):
+    """Most of a measurement's time is the model behind the SAE."""
+    monkeypatch.setattr(measure, "SPLICED_CONTEXTS", 4)
 
 
 def test_gradients_are_the_losss(work) -> None:
@@ -68,13 +74,13 @@ def few_windows(monkeypatch):
 @pytest.mark.parametrize("method", ["itda", "gradient", "sae_tuning"])
 def test_a_run_is_trained_measured_and_kept(work, method, monkeypatch) -> None:
     shop = Workshop(work, LAYER, Plan(steps=6, batch=256, warm_up=1, dead_after=4), contexts=16)
-    monkeypatch.setattr("dm_utils.chapters.dictionaries.runs.TuningPlan", tiny_tuning)
+    monkeypatch.setattr(runs, "TuningPlan", tiny_tuning)
     run = Run(method, 128, 4, 0)
     found = shop.do(run)
     assert 0 < found["fvu_nonlinear"] <= found["fvu"] * 1.01
     assert found["fvu_low"] <= found["fvu"] <= found["fvu_high"]
     assert found["linear_share"] == pytest.approx(1 - found["fvu_nonlinear"] / found["fvu"], rel=1e-3)
-    monkeypatch.setattr("dm_utils.chapters.dictionaries.runs.fit", None)  # nothing is trained again
+    monkeypatch.setattr(runs, "fit", None)  # nothing is trained again
     assert json.loads(json.dumps(shop.do(run))) == json.loads(json.dumps(found))
     assert not (work / "runs" / run.id / "checkpoint.safetensors").exists()
 

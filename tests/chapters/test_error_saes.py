@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sae_lens import TopKTrainingSAEConfig
+from stores import READ, sharing
 
 from dm_utils.book.parameters import assigned_literals
 from dm_utils.chapters.s05_2_saes_on_error import runs as error_sae_runs
@@ -32,13 +34,14 @@ from dm_utils.chapters.s05_2_saes_on_error.training import (
     set_rate,
     train,
 )
-from dm_utils.chapters.s05_2_saes_on_error.training import _step as take_step
-from dm_utils.chapters.s05_2_saes_on_error.training import _trainer as make_trainer
+from dm_utils.dictionaries.sparse_topk import SparseTopKTrainingSAE
 from dm_utils.engine import sources
+from dm_utils.engine import study as engine_study
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
 from dm_utils.engine.text_windows import WindowPlan
 from dm_utils.maths.regression import AffineMap
+from dm_utils.world import corpus
 
 PLAN = TrainingPlan(
     d_sae=32,
@@ -122,7 +125,7 @@ def test_a_pass_of_batches_visits_every_row_once_in_an_order_that_the_seed_decid
     stream = linear.batches(100, seed=3)
     first, second = (torch.cat([next(stream) for _ in range(10)]) for _ in range(2))
     again = linear.batches(100, seed=3)
-    whole = linear._error(x)
+    whole = torch.cat([rows for _, rows in linear.blocks(len(x))])
     assert torch.equal(first, torch.cat([next(again) for _ in range(10)]))
     assert not torch.equal(first, second)
     for batch in (first, second):
@@ -265,17 +268,15 @@ def test_every_run_takes_the_whole_budget_and_its_rate_falls_to_zero(monkeypatch
     assert run.improvement == improvement(before_it.to_numpy(), PLAN)
 
 
-def test_a_rate_that_was_set_is_the_one_that_acts():
-    trainer = make_trainer(16, PLAN, 3e-3, 0, torch.device("cpu"))
-    batches = sparse_rows().split(256)
-    for batch in batches[:12]:
-        take_step(trainer, batch)
-    before = trainer.sae.W_dec.detach().clone()
-    set_rate(trainer, 0.0)
-    take_step(trainer, batches[13])
-    assert torch.equal(trainer.sae.W_dec, before)
-    take_step(trainer, batches[14])
-    assert not torch.equal(trainer.sae.W_dec, before)
+@pytest.mark.parametrize("rate", [0.0, 1e-3])
+def test_a_rate_that_was_set_is_the_one_that_acts(monkeypatch, rate):
+    """However long an SAE cools down at a rate of zero, it stays as it was."""
+    monkeypatch.setattr(error_saes, "set_rate", lambda trainer, _: set_rate(trainer, rate))
+    ends = []
+    for cool_down in (20, 30):
+        plan = TrainingPlan(**{**vars(PLAN), "max_steps": 40, "patience": 20, "cool_down": cool_down})
+        ends.append(train(Rows(sparse_rows()), Rows(sparse_rows(seed=1)), plan, 3e-3, 0).arrays["W_dec"])
+    assert np.array_equal(*ends) == (rate == 0)
 
 
 def test_the_same_seed_gives_the_same_sae_and_leaves_the_global_generator_alone(run):
@@ -290,13 +291,15 @@ def test_the_same_seed_gives_the_same_sae_and_leaves_the_global_generator_alone(
 
 @pytest.fixture(scope="module")
 def folded():
-    """A half-trained SAE with its rows, and the SAE that `inference_arrays` makes of it for their own units."""
-    y = sparse_rows(scale=0.01, mean=-2.0)
-    like = moments(Rows(y))
-    trainer = make_trainer(16, PLAN, 3e-3, 0, torch.device("cpu"))
-    for batch in y.split(256)[:20]:
-        take_step(trainer, like.standardise(batch))
-    return y, like, trainer.sae.eval(), inference_sae(inference_arrays(trainer.sae, like), PLAN.k)
+    """A training SAE whose every weight counts, with its rows, and what `inference_arrays` makes of it for their own units."""
+    y, like = sparse_rows(scale=0.01, mean=-2.0), moments(Rows(sparse_rows(scale=0.01, mean=-2.0)))
+    config = TopKTrainingSAEConfig(d_in=16, d_sae=PLAN.d_sae, k=PLAN.k, apply_b_dec_to_input=False)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        sae = SparseTopKTrainingSAE(config).eval()
+        for weights in sae.parameters():
+            weights.add_(0.1 * torch.randn_like(weights))
+    return y, like, sae, inference_sae(inference_arrays(sae, like), PLAN.k)
 
 
 def in_exact_arithmetic(y, like, sae):
@@ -363,12 +366,21 @@ def experiment(study, tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def untrained(experiment, tmp_path_factory):
+    """The experiment's study as it was before anything was trained: with its text, activations and measurements."""
+    experiment.table()
+    store = sharing(experiment.study.store, tmp_path_factory.mktemp("untrained"), *READ, "sae", "error_map")
+    return Study(experiment.study.profile, store)
+
+
 def test_training_text_and_reported_text_share_no_token_position(experiment):
-    study, text = experiment.study, experiment._text
-    assert text.contexts.shape[0] == 48 and torch.equal(text.contexts[:24], study.contexts)
+    study = experiment.study
+    text = Study(study.profile.with_overrides(n_contexts=24 + experiment.train_contexts), study.store)
+    assert torch.equal(text.contexts[:24], study.contexts)
     train_rows, test_rows = experiment.stream("linear", "train"), experiment.stream("linear")
     assert len(train_rows) == len(test_rows) == 24 * study.profile.kept_per_context
-    assert torch.equal(text.site().x[: len(test_rows)], study.site().x)
+    assert torch.equal(torch.cat([test_rows.x, train_rows.x]), text.site().x)
 
 
 def test_every_run_is_reported_with_an_interval_and_made_once(experiment, monkeypatch):
@@ -397,21 +409,24 @@ def test_the_reported_fvu_is_that_of_the_held_out_tokens(experiment):
     assert contrast.value == pytest.approx(gap.value - twins.value) and contrast.low < contrast.value < contrast.high
 
 
-def test_shipped_runs_are_used_when_the_recipe_matches_and_ignored_when_not(experiment, tmp_path, monkeypatch):
+def test_shipped_runs_are_used_when_the_recipe_matches_and_ignored_when_not(
+    experiment, untrained, tmp_path, monkeypatch
+):
     precompute(experiment, Store(tmp_path))
     monkeypatch.setattr(error_sae_runs, "train", lambda *_: pytest.fail("trained again"))
-    fresh = Study(experiment.study.profile, Store(tmp_path / "empty"))
-    shipped = ErrorSaeStudy(fresh, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path))
+    shipped = ErrorSaeStudy(untrained, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path))
     pd.testing.assert_frame_equal(shipped.table(), experiment.table())
     assert "shipped with the book" in shipped.provenance()
     assert experiment.provenance().startswith("8 of these 8 SAEs were trained")
     more_seeds = TrainingPlan(**{**vars(experiment.plan), "n_seeds": 1})
-    assert len(ErrorSaeStudy(fresh, experiment.ref, more_seeds, 24, shipped=Store(tmp_path)).table()) == 4
-    monkeypatch.setattr("dm_utils.world.corpus.identity", lambda _: "another Python")
-    assert "another version of this text" in shipped.provenance()
+    fewer = ErrorSaeStudy(untrained, experiment.ref, more_seeds, 24, shipped=Store(tmp_path))
+    assert len([fewer.run(*one) for one in fewer.runs()]) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "identity", lambda _: "another Python")
+        assert "another version of this text" in shipped.provenance()
     other = TrainingPlan(**{**vars(experiment.plan), "k": 5})
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        ErrorSaeStudy(fresh, experiment.ref, other, 24, shipped=Store(tmp_path)).run("linear")
+        ErrorSaeStudy(untrained, experiment.ref, other, 24, shipped=Store(tmp_path)).run("linear")
 
 
 @pytest.mark.parametrize("change", [{"n_contexts": 25}, {"seed": 1}, {"skip": 63}])
@@ -423,17 +438,18 @@ def test_no_shipped_run_is_used_where_its_training_text_may_be_measured_on(exper
         study = Study(profile, experiment.study.store)
         ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path / "shipped")).run("linear")
     study = Study(experiment.study.profile.with_overrides(**change), experiment.study.store)
-    with pytest.raises(pytest.fail.Exception, match="trained again"):
-        ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path / "shipped")).run("linear")
+    other = ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path / "shipped"))
+    for lr in experiment.plan.learning_rates:
+        assert other.from_shipped("error_sae", other.recipe("linear", lr=lr, seed=0)) is None
+    assert other.from_shipped("error_sae_lr", other.recipe("linear")) is None
 
 
 @pytest.fixture
-def ship(experiment, tmp_path, monkeypatch):
+def ship(experiment, untrained, tmp_path, monkeypatch):
     """Ship the experiment's runs, and make the experiment anew from them; whoever trains fails."""
     precompute(experiment, Store(tmp_path / "shipped"))
     monkeypatch.setattr(error_sae_runs, "train", lambda *_: pytest.fail("trained again"))
-    study = Study(experiment.study.profile, Store(tmp_path / "empty"))
-    return lambda: ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path / "shipped"))
+    return lambda: ErrorSaeStudy(untrained, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path / "shipped"))
 
 
 def changed(module, folder, monkeypatch, old, new):
@@ -443,8 +459,8 @@ def changed(module, folder, monkeypatch, old, new):
     assert old in text
     copy = folder / path.name
     copy.write_text(text.replace(old, new), encoding="utf-8")
-    real = sources._path
-    monkeypatch.setattr(sources, "_path", lambda name: copy if name == module else real(name))
+    real = sources.module_file
+    monkeypatch.setattr(sources, "module_file", lambda name: copy if name == module else real(name))
 
 
 PART = "dm_utils.chapters.s05_2_saes_on_error"
@@ -478,7 +494,8 @@ def test_a_change_of_the_recipe_trains_again_and_says_so(ship, tmp_path, monkeyp
 )
 def test_a_change_of_a_chart_or_of_prose_trains_nothing(ship, tmp_path, monkeypatch, module, old, new):
     changed(module, tmp_path, monkeypatch, old, new)
-    assert len(ship().table()) == 8
+    book = ship()
+    assert len([book.run(*one) for one in book.runs()]) == 8
 
 
 def test_restamping_needs_a_bit_identical_run_or_trust(experiment, tmp_path, monkeypatch):
@@ -518,7 +535,7 @@ def test_the_shipped_runs_carry_the_digest_of_todays_recipe():
 
 def test_the_books_runs_are_shipped_and_need_no_training_text(tmp_path, monkeypatch):
     monkeypatch.setattr(error_sae_runs, "train", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(ErrorSaeStudy, "_text", property(lambda _: pytest.fail("read the training text")))
+    monkeypatch.setattr(error_sae_runs, "Study", lambda *_: pytest.fail("read the training text"))
     book = of_the_book(Store(tmp_path))
     for target, seed in book.runs():
         run, weights = book.run(target, seed)
@@ -528,10 +545,16 @@ def test_the_books_runs_are_shipped_and_need_no_training_text(tmp_path, monkeypa
         assert weights["W_dec"].shape == (book.plan.d_sae, 128)
 
 
-def test_a_change_of_the_maths_leaves_the_recipe_of_a_shipped_run_alone(experiment, monkeypatch):
-    before = experiment.recipe("linear", lr=1e-3, seed=0), experiment._key({})
-    monkeypatch.setattr("dm_utils.engine.study.source_digest", lambda _: "another")
-    assert experiment.recipe("linear", lr=1e-3, seed=0) == before[0] and experiment._key({}) != before[1]
+def test_a_change_of_the_maths_trains_what_a_study_keeps_again_and_nothing_that_is_shipped(
+    experiment, tmp_path, monkeypatch
+):
+    precompute(experiment, Store(tmp_path / "shipped"))
+    monkeypatch.setattr(error_sae_runs, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(engine_study, "source_digest", lambda _: "another")
+    study = Study(experiment.study.profile, experiment.study.store)
+    ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path / "shipped")).run("linear")
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        ErrorSaeStudy(study, experiment.ref, experiment.plan, 24, shipped=Store(tmp_path / "none")).run("linear")
 
 
 CHAPTER = Path(__file__).parents[2] / "notebooks" / "05_2_saes_on_error.ipynb"

@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from dm_utils.base.errors import ParameterError
 from dm_utils.chapters.s04_3_dark_matter import experiment, lengths
 from dm_utils.engine.breakdown import fit_study
 from dm_utils.engine.store import Store
@@ -87,9 +88,11 @@ def test_a_length_without_the_widest_sae_has_rows_and_no_constant(studies, work,
     for name in TINY.suite[:3]:
         (tmp_path / "saes" / name).symlink_to(lengths.folder_of(work, 30) / "saes" / name)
     fewer = study_of(work, tmp_path)
-    saes, found = lengths.measured({30: fewer, 60: studies[60]}, TINY)
-    assert saes["steps"].value_counts().to_dict() == {30: 3, 60: 4}
-    assert found["steps"].tolist() == [60]
+    saes, found = lengths.measured(studies | {20: fewer}, TINY)
+    assert saes["steps"].value_counts().to_dict() == {20: 3, 30: 4, 60: 4}
+    assert found["steps"].tolist() == [30, 60]
+    with pytest.raises(ParameterError, match="no length beside the recipe's has every width"):
+        lengths.measured({20: fewer, 60: studies[60]}, TINY)
 
 
 def test_the_command_replaces_both_tables(studies, work, tmp_path, monkeypatch):

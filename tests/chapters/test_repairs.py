@@ -8,6 +8,7 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from dm_utils.base.errors import ParameterError
 from dm_utils.chapters.repairs import closed_form, experiment, measuring, search
+from dm_utils.chapters.repairs import patient as repairs_patient
 from dm_utils.chapters.repairs.closed_form import Coded
 from dm_utils.chapters.repairs.patient import UNREPAIRED, Patient, first_contexts, larger
 from dm_utils.chapters.repairs.prices import Price, name, readable
@@ -245,7 +246,7 @@ def test_every_repair_has_its_parts_its_loss_and_its_price(rows) -> None:
 def test_what_is_kept_is_read_again(study, monkeypatch) -> None:
     patient = Patient(study, study.sae(width=512), 24, 16, 3)
     before = patient.left()
-    monkeypatch.setattr("dm_utils.chapters.repairs.patient.part_sums", None)  # nothing is computed again
+    monkeypatch.setattr(repairs_patient, "part_sums", None)  # nothing is computed again
     again = Patient(study, study.sae(width=512), 24, 16, 3).left()
     assert list(again) == list(before)
     torch.testing.assert_close(again["decoder"]["error2"], before["decoder"]["error2"])

@@ -13,7 +13,7 @@ from sae_lens.saes.sae import TrainStepInput
 from tiny_models import VOCABULARY, random_model
 from typer.testing import CliRunner
 
-from dm_utils.chapters.repairs import channel, train, tuning
+from dm_utils.chapters.repairs import channel, runs, train, tuning
 from dm_utils.chapters.repairs.runs import FROM_SCRATCH, SAME_SAE, Recipe, Run, Workshop, order
 from dm_utils.dictionaries.training import Activations, Plan, fit
 from dm_utils.lab import work as lab_work
@@ -202,15 +202,15 @@ def shop(folder, study):
 
 @pytest.mark.parametrize("repair", ["boost", "batchtopk_channel", "adapter"])
 def test_a_run_is_trained_measured_and_kept(folder, study, repair, monkeypatch) -> None:
-    monkeypatch.setattr("dm_utils.chapters.repairs.runs.calibrate", lambda *_: 0.0)  # 4 steps settle no threshold
+    monkeypatch.setattr(runs, "calibrate", lambda *_: 0.0)  # 4 steps settle no threshold
     found = shop(folder, study).do(Run(repair, 512))
     assert found["fvu"] == pytest.approx(found["fvu_linear"] + found["fvu_nonlinear"])
     assert found["fvu_low"] <= found["fvu"] <= found["fvu_high"] and found["tokens"] > 0
     own = study.measure([study.sae(width=512)]).iloc[0]["fvu"]
     if repair in SAME_SAE:
         assert found["before_fvu"] == pytest.approx(own, rel=1e-3)
-    monkeypatch.setattr("dm_utils.chapters.repairs.runs.fit", None)  # nothing is trained again
-    monkeypatch.setattr("dm_utils.chapters.repairs.runs.tuning.descend", None)
+    monkeypatch.setattr(runs, "fit", None)  # nothing is trained again
+    monkeypatch.setattr(tuning, "descend", None)
     assert json.loads(json.dumps(shop(folder, study).do(Run(repair, 512)))) == json.loads(json.dumps(found))
 
 
@@ -218,7 +218,7 @@ def test_a_run_is_trained_measured_and_kept(folder, study, repair, monkeypatch) 
 def test_the_command_refuses_what_it_cannot_do_by_name(given, named, tmp_path, monkeypatch) -> None:
     import typer
 
-    monkeypatch.setattr("dm_utils.lab.work.prepare", lambda *_: None)
+    monkeypatch.setattr(lab_work, "prepare", lambda *_: None)
     app = typer.Typer()
     app.command()(train.main)
     found = CliRunner().invoke(app, [*given, "--work", str(tmp_path)])

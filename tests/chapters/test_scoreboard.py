@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import IPython.display
 import pandas as pd
 import pytest
 from demo import ROOT
@@ -210,7 +211,7 @@ def test_the_series_of_a_metric_is_what_follows_its_last_comma() -> None:
 
 def test_the_whole_board_is_written_as_it_is_and_linked(tmp_path, monkeypatch) -> None:
     shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
+    monkeypatch.setattr(IPython.display, "display", shown.append)
     judged = board(("ninety", "lab", DIFFERS), ("half", "x", HOLDS))
     findings.link_to_board(judged, tmp_path / "new")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new/scoreboard_claims.csv"), judged)

@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import altair as alt
+import IPython
 import numpy as np
 import pandas as pd
 import pytest
@@ -116,7 +117,7 @@ def test_html_for_notebooks_cannot_close_its_script_and_names_no_other_host() ->
 
 def test_one_output_of_a_notebook_holds_the_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     shell = SimpleNamespace(user_ns={"In": [""]}, execution_count=0)
-    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     monkeypatch.setattr(chart_bundle, "_bearer", None)
     monkeypatch.delenv("DM_BOOK", raising=False)
 

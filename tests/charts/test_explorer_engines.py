@@ -2,51 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from typing import Any
 
 import pytest
 import torch
-from explorer_page import SAES, Ask
+from explorer_page import SAES, TEXTS, Ask, same
 
 from dm_utils.engine import explorer_contract as contract
 from dm_utils.engine.explorer import Kernel
-
-CLOSE = 1e-4  # float32 against sums in double precision; what was seen is below 2e-5
-TEXTS = {
-    **contract.EXAMPLES,
-    "empty": "",
-    "one space": " ",
-    "markup": "<script>alert(1)</script></textarea><!-- &amp; ]]> <img src=x onerror=alert(1)>",
-    "special tokens": "a<bos>b<eos><pad> <unk",
-    "white space": "a \u0085b\ufeffc\u00a0 \u2028d\r\n\te   \n\n  f\u3000g",
-    "controls": "\x00\x07\x1b[31m\x7f\u202e\u2066evil",
-    "lone surrogate": "a\ud800b",
-    "right to left": "\u202bمرحبا بالعالم، שלום עולם 123",
-    "emoji": "👩🏽‍🚀🏳️‍🌈🇩🇪👍🏽 1️⃣",
-    "byte fallback": "\U00010348 \U0001f9ec ꙮ ﷽ \u0301\u0302 𝔘𝔫𝔦",
-    "numbers": "١٢٣ ½ Ⅷ ²³ 3.14159 1_000",
-    "contractions": "I'm you're he's they'll we'd I've 'tis don'T",
-    "very long": "the quick brown fox jumps over the lazy dog. " * 500,
-    "one long word": "ab" * 6000,
-}
-
-
-def same(ours: Any, theirs: Any, where: str) -> None:
-    """Equal shapes and texts, and numbers within CLOSE of each other, relative above 1."""
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys(), where
-        for name in ours:
-            same(ours[name], theirs[name], f"{where}.{name}")
-    elif isinstance(ours, list):
-        assert len(ours) == len(theirs), where
-        for i, pair in enumerate(zip(ours, theirs, strict=True)):
-            same(*pair, f"{where}[{i}]")
-    elif isinstance(ours, float) and not isinstance(theirs, str | None):
-        assert math.isclose(ours, theirs, rel_tol=CLOSE, abs_tol=CLOSE), (where, ours, theirs)
-    else:
-        assert ours == theirs, where
 
 
 def compare(kernel: Kernel, ask: Ask, requests: list[dict[str, Any]]) -> None:
@@ -55,9 +19,14 @@ def compare(kernel: Kernel, ask: Ask, requests: list[dict[str, Any]]) -> None:
         same(kernel.answer(request), theirs, request["kind"])
 
 
+def saes_for(name: str) -> tuple[str, ...]:
+    """Every SAE, and one for the texts that are about their length."""
+    return SAES[:1] if len(TEXTS[name]) > 10_000 else SAES
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_the_split_of_every_token_agrees(kernel: Kernel, ask: Ask, name: str) -> None:
-    compare(kernel, ask, [{"kind": "decompose", "text": TEXTS[name], "sae": sae} for sae in SAES])
+    compare(kernel, ask, [{"kind": "decompose", "text": TEXTS[name], "sae": sae} for sae in saes_for(name)])
 
 
 def places(kernel: Kernel, text: str) -> list[int]:
@@ -78,7 +47,7 @@ def test_what_is_behind_a_token_agrees(kernel: Kernel, ask: Ask, name: str) -> N
 @pytest.mark.parametrize("name", ["Code", "empty", "special tokens", "very long", "Other scripts"])
 def test_interventions_agree(kernel: Kernel, ask: Ask, name: str) -> None:
     text, requests = TEXTS[name], []
-    for sae in SAES:
+    for sae in saes_for(name):
         position = places(kernel, text)[-1] // 2
         view = kernel.answer({"kind": "look", "text": text, "sae": sae, "position": position})
         latents = {str(one["latent"]): factor for one, factor in zip(view["latents"], (0.0, 2.5), strict=False)}

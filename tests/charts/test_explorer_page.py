@@ -9,12 +9,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from explorer_page import MODULES, SAES, make_page
+from explorer_page import MODULES, SAES, TEXTS, make_page, same
 from playwright.sync_api import Browser, Page
 from site_browser import Visit, channels, painted, serve, visit
-from test_explorer_engines import TEXTS, same
 
 from dm_utils.charts.theme import COLORS
+from dm_utils.engine import explorer
 from dm_utils.engine import explorer_contract as contract
 from dm_utils.engine.explorer import Kernel
 
@@ -45,6 +45,15 @@ def seen(browser: Browser, site: str) -> Iterator[Visit]:
         settle(fresh.page)
         yield fresh
         fresh.assert_clean()
+
+
+@pytest.fixture(scope="module")
+def typed(browser: Browser, site: str) -> Iterator[Visit]:
+    """One visit for tests that put a text of their own in the box and change nothing else."""
+    with visit(browser, site, PAGE) as seen:
+        settle(seen.page)
+        yield seen
+        seen.assert_clean()
 
 
 def type_text(page: Page, text: str) -> None:
@@ -80,20 +89,20 @@ def test_the_first_use_fetches_less_than_six_megabytes(browser: Browser, site: s
 
 
 @pytest.mark.parametrize("name", ["Code", "markup", "right to left", "emoji", "byte fallback", "empty", "very long"])
-def test_the_page_shows_what_pytorch_computes(seen: Visit, kernel: Kernel, name: str) -> None:
-    type_text(seen.page, TEXTS[name])
-    (theirs,) = seen.page.evaluate("document.querySelector('.dmx').explorer.answers")
+def test_the_page_shows_what_pytorch_computes(typed: Visit, kernel: Kernel, name: str) -> None:
+    type_text(typed.page, TEXTS[name])
+    (theirs,) = typed.page.evaluate("document.querySelector('.dmx').explorer.answers")
     sae = kernel.answer({"kind": "describe"})["default"]
     contract.Tokens.model_validate(theirs)
     same(kernel.answer({"kind": "decompose", "text": TEXTS[name], "sae": sae}), theirs, name)
-    assert seen.page.locator(".dmx-token").count() == len(theirs["tokens"])
+    assert typed.page.locator(".dmx-token").count() == len(theirs["tokens"])
 
 
-def test_hostile_text_stays_text(seen: Visit) -> None:
-    type_text(seen.page, TEXTS["markup"] * 2 + TEXTS["controls"])
-    assert seen.page.locator(".dmx script, .dmx img, .dmx iframe").count() == 0
-    assert "<" in seen.page.locator(".dmx-tokens").inner_text()
-    assert "\u202e" not in seen.page.locator(".dmx-tokens").text_content()
+def test_hostile_text_stays_text(typed: Visit) -> None:
+    type_text(typed.page, TEXTS["markup"] * 2 + TEXTS["controls"])
+    assert typed.page.locator(".dmx script, .dmx img, .dmx iframe").count() == 0
+    assert "<" in typed.page.locator(".dmx-tokens").inner_text()
+    assert "\u202e" not in typed.page.locator(".dmx-tokens").text_content()
 
 
 def test_no_module_writes_markup() -> None:
@@ -259,35 +268,35 @@ def test_a_link_reproduces_the_state(seen: Visit, browser: Browser, site: str) -
 
 
 def test_the_python_that_is_copied_computes_the_same(
-    seen: Visit, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+    typed: Visit, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    type_text(seen.page, 'He said "it\'s"\\n\n— twice')
-    seen.page.get_by_role("button", name="Copy as Python").click()
-    source = seen.page.locator(".dmx-code").text_content()
-    monkeypatch.setattr("dm_utils.engine.explorer.Kernel", lambda study: kernel)
+    type_text(typed.page, 'He said "it\'s"\\n\n— twice')
+    typed.page.get_by_role("button", name="Copy as Python").click()
+    source = typed.page.locator(".dmx-code").text_content()
+    monkeypatch.setattr(explorer, "Kernel", lambda study: kernel)
     found: dict = {}
     exec(source, found)
-    same(found["tokens"], seen.page.evaluate("document.querySelector('.dmx').explorer.answers[0]"), "tokens")
+    same(found["tokens"], typed.page.evaluate("document.querySelector('.dmx').explorer.answers[0]"), "tokens")
     assert found["outcome"].keys() == contract.Outcome.model_fields.keys()
 
 
-def test_the_papermill_command_is_one_shell_command_with_the_text(seen: Visit) -> None:
+def test_the_papermill_command_is_one_shell_command_with_the_text(typed: Visit) -> None:
     import shlex
 
     text = 'it\'s; rm -rf / $(x) `y`\n"z"'
-    type_text(seen.page, text)
-    seen.page.get_by_role("button", name="papermill").click()
-    words = shlex.split(seen.page.locator(".dmx-code").text_content())
+    type_text(typed.page, text)
+    typed.page.get_by_role("button", name="papermill").click()
+    words = shlex.split(typed.page.locator(".dmx-code").text_content())
     assert words[:3] == ["papermill", "notebooks/explorer.ipynb", "explorer-out.ipynb"]
     assert words[words.index("text") + 1] == text
 
 
-def test_the_tokens_download_as_csv(seen: Visit) -> None:
-    type_text(seen.page, 'a "quoted", text\n')
-    with seen.page.expect_download() as waiting:
-        seen.page.get_by_role("button", name="CSV").click()
+def test_the_tokens_download_as_csv(typed: Visit) -> None:
+    type_text(typed.page, 'a "quoted", text\n')
+    with typed.page.expect_download() as waiting:
+        typed.page.get_by_role("button", name="CSV").click()
     rows = list(csv.DictReader(io.StringIO(Path(waiting.value.path()).read_bytes().decode())))
-    answer = seen.page.evaluate("document.querySelector('.dmx').explorer.answers[0]")
+    answer = typed.page.evaluate("document.querySelector('.dmx').explorer.answers[0]")
     assert [row["tokens"] for row in rows] == answer["tokens"]
     assert [float(row["error_norm2"]) for row in rows] == answer["error_norm2"]
 
@@ -303,28 +312,30 @@ def test_a_worker_that_dies_is_started_again_and_the_page_says_so(seen: Visit) -
 
 
 @pytest.mark.parametrize("width", [320, 768, 1440])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_scrolls_sideways(browser: Browser, site: str, width: int, scheme: str) -> None:
-    with visit(browser, site, PAGE, width=width, scheme=scheme) as seen:
+def test_nothing_scrolls_sideways_in_either_theme(browser: Browser, site: str, width: int) -> None:
+    with visit(browser, site, PAGE, width=width, scheme="dark") as seen:
         settle(seen.page)
         seen.page.check("[data-field=pin]")
         seen.page.wait_for_selector(".dmx-pair")
         settle(seen.page)
         seen.assert_clean()
+        seen.page.emulate_media(color_scheme="light")
+        seen.assert_clean()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_parts_and_shades_have_the_colours_of_the_theme(browser: Browser, site: str, scheme: str) -> None:
-    with visit(browser, site, PAGE, scheme=scheme) as seen:
+def test_parts_and_shades_have_the_colours_of_the_theme(browser: Browser, site: str) -> None:
+    with visit(browser, site, PAGE) as seen:
         settle(seen.page)
         seen.page.evaluate("document.querySelector('.dmx').explorer.change({shade: 'error'})")
         settle(seen.page)
-        for part, name in {"explained": "sae", "linear": "linear", "nonlinear": "nonlinear"}.items():
-            assert set(painted(seen.page, f".dmx-bar i.dmx-{part}")) == {(*channels(COLORS[name]), 1.0)}
-        words = [color for color in painted(seen.page, ".dmx-token .dmx-word") if color[3]]
-        assert {color[:3] for color in words} == {channels(COLORS["nonlinear"])}
-        depths = {color[3] for color in words}
-        assert len(depths) > 5 and min(depths) >= 0.06 and max(depths) == 0.56
+        for scheme in ("light", "dark"):
+            seen.page.emulate_media(color_scheme=scheme)
+            for part, name in {"explained": "sae", "linear": "linear", "nonlinear": "nonlinear"}.items():
+                assert set(painted(seen.page, f".dmx-bar i.dmx-{part}")) == {(*channels(COLORS[name]), 1.0)}
+            words = [color for color in painted(seen.page, ".dmx-token .dmx-word") if color[3]]
+            assert {color[:3] for color in words} == {channels(COLORS["nonlinear"])}
+            depths = {color[3] for color in words}
+            assert len(depths) > 5 and min(depths) >= 0.06 and max(depths) == 0.56
         seen.assert_clean()
 
 

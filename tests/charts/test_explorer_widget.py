@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from explorer_page import MODULES, SAES
+from explorer_page import MODULES, SAES, TEXTS, same
 from playwright.sync_api import Browser
 from site_browser import serve, visit
-from test_explorer_engines import TEXTS, same
 
 from dm_utils.base.errors import ParameterError
 from dm_utils.charts.explore import explore

@@ -243,7 +243,8 @@ def test_signed_pursuit_finds_orthogonal_atoms_with_their_signs() -> None:
 def test_itda_takes_up_what_it_cannot_express() -> None:
     sae = METHODS["itda"].new(4, 8, 1)
     known = torch.eye(4)[:2]
-    sae._append(known)
+    sae.grow(known, torch.zeros(2, 4))
+    assert int(sae.filled) == 2
     x = torch.tensor([[5.0, 0, 0, 0], [0, 0, -2.0, 0], [0, 0.1, 0, 0]])
     sae.grow(x, sae.decode(sae.encode(x)))
     assert int(sae.filled) == 3

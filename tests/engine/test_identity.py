@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from caches import forget
 from demo import ROOT
 from safetensors.torch import load_file, save_file
 from small_world import parameters, write_model, write_sae, write_text, write_world
@@ -128,22 +129,17 @@ def copy(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "src/dm_utils", root, ignore=shutil.ignore_patterns("weights", "results", "__pycache__"))
     (root / "lab/weights").symlink_to(ROOT / "src/dm_utils/lab/weights")
     monkeypatch.setattr(sources, "ROOT", root)
-    forget()
+    forget(sources)
     yield root
     monkeypatch.undo()
-    forget()
-
-
-def forget():
-    for kept in (sources.source_digest, sources.imports, sources.module_file, sources._code):
-        kept.cache_clear()
+    forget(sources)
 
 
 def edit(root, path, old, new):
     text = (root / path).read_text()
     assert text.count(old) == 1, f"{path} holds {text.count(old)} times {old!r}"
     (root / path).write_text(text.replace(old, new))
-    forget()
+    forget(sources)
 
 
 def digests():
@@ -196,39 +192,56 @@ def test_charts_findings_docstrings_and_comments_recompute_nothing(copy):
     for path in ("engine/study.py", "world/corpus.py", "maths/regression.py"):
         text = (copy / path).read_text()
         (copy / path).write_text(text.replace('"""', '"""Changed. ', 1) + "\n# a comment\n")
-    forget()
+    forget(sources)
     assert digests() == before
 
 
 RUN = """
-import json, sys
-from dm_utils.engine.store import Store
-from dm_utils.engine.study import Study
-from dm_utils.engine.token_loss import token_losses
-from dm_utils.world.profiles import load_profile
+import json, os, sys
+import pandas, sae_lens, torch, transformer_lens  # dear and not the project's: once, and each run has them in a copy of this process
 
-study = Study(load_profile("lab", **json.loads(sys.argv[1])), Store(sys.argv[2]))
-row = study.measure(study.saes()).iloc[0]
-found = {"l0": float(row.l0), "fvu": float(row.fvu), "loss": float(token_losses(study)["next"].mean())}
-print(json.dumps(found | {"first": study.contexts[0, 1:].tolist()}))
+def run(parameters, store):
+    from dm_utils.engine.store import Store
+    from dm_utils.engine.study import Study
+    from dm_utils.engine.token_loss import token_losses
+    from dm_utils.world.profiles import load_profile
+
+    study = Study(load_profile("lab", **parameters), Store(store))
+    row = study.measure(study.saes()).iloc[0]
+    found = {"l0": float(row.l0), "fvu": float(row.fvu), "loss": float(token_losses(study)["next"].mean())}
+    print(json.dumps(found | {"first": study.contexts[0, 1:].tolist()}), flush=True)
+
+for line in sys.stdin:
+    if os.fork() == 0:
+        run(*json.loads(line))
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit("a run failed, as said above")
 """
 
 
-def run_copy(copy, world, store):
-    command = [sys.executable, "-c", RUN, json.dumps(parameters(world)), str(store)]
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(copy.parent)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+@pytest.fixture
+def run_copy(copy, world):
+    """What the copy of the source, as it is now, makes of a store."""
+    environment = os.environ | {"PYTHONPATH": str(copy.parent)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", RUN], env=environment, **pipes) as process:
+
+        def run(store):
+            process.stdin.write(json.dumps([parameters(world), str(store)]) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield run
+        process.stdin.close()
 
 
-def test_a_copy_of_the_source_with_another_meaning_gives_other_numbers_from_the_same_store(copy, world, tmp_path):
-    before = run_copy(copy, world, tmp_path / "store")
+def test_a_copy_of_the_source_with_another_meaning_gives_other_numbers_from_the_same_store(copy, run_copy, tmp_path):
+    before = run_copy(tmp_path / "store")
     edit(copy, *NATS_TO_BITS)
     edit(copy, *DOUBLED)
-    after = run_copy(copy, world, tmp_path / "store")
+    after = run_copy(tmp_path / "store")
     assert after["loss"] == pytest.approx(1.4427 * before["loss"])
     assert after["l0"] == 2 * before["l0"]
     edit(copy, *REVERSED)
-    assert run_copy(copy, world, tmp_path / "store")["first"] == before["first"][::-1]
+    assert run_copy(tmp_path / "store")["first"] == before["first"][::-1]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dm_utils.engine import study as engine_study
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
+from dm_utils.world import corpus, models
 
 PROTOCOL = {"fit_fraction": 0.5, "split_by": "context", "seed": 1, "n_bootstrap": 300, "interval": "fit"}
 
@@ -42,7 +44,7 @@ def test_sites_of_one_shape_are_told_apart(study):
 
 def test_a_new_source_of_the_model_is_another_site(study, ref, monkeypatch):
     before = study.result_key(ref)["site"]
-    monkeypatch.setattr("dm_utils.engine.study.source_digest", lambda _: "other code")
+    monkeypatch.setattr(engine_study, "source_digest", lambda _: "other code")
     assert study.result_key(ref)["site"] != before
 
 
@@ -68,8 +70,8 @@ def test_contexts_of_another_size_or_order_are_others(study, tmp_path, name, val
 def test_contexts_cut_by_another_tokenizer_or_from_another_text_are_others(study, tmp_path, monkeypatch):
     keys = []
     for what in ("one", "two"):
-        monkeypatch.setattr("dm_utils.world.models.tokenizer_identity", lambda _, what=what: what)
-        monkeypatch.setattr("dm_utils.world.corpus.identity", lambda _, what=what: what)
+        monkeypatch.setattr(models, "tokenizer_identity", lambda _, what=what: what)
+        monkeypatch.setattr(corpus, "identity", lambda _, what=what: what)
         store = Asked(tmp_path)
         with pytest.raises(LookupError):
             _ = Study(study.profile, store).contexts

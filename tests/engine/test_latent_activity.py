@@ -9,6 +9,7 @@ import pytest
 import torch
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
+from dm_utils.engine import latent_activity
 from dm_utils.engine.latent_activity import activity, rule_scores
 from dm_utils.engine.text_windows import WindowPlan
 
@@ -52,7 +53,7 @@ def test_a_signed_latent_counts_as_two(site, monkeypatch) -> None:
             l0=torch.ones(len(x), dtype=torch.int64), indices=indices, values=x.gather(1, indices[:, None])[:, 0]
         )
 
-    monkeypatch.setattr("dm_utils.engine.latent_activity.encode", signed)
+    monkeypatch.setattr(latent_activity, "encode", signed)
     found = activity(identity(8), blocks(rows), site, PLAN)
     assert set(found.alive) == set(range(16))
     assert (found.entries(3)[1] % 2 == 0).all() and (found.entries(11)[1] % 2 == 1).all()

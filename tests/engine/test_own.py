@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import dm_utils as dm
 from dm_utils.base.errors import ParameterError
 from dm_utils.book.cli import app
+from dm_utils.book.layout import Layout
 from dm_utils.engine import own
 from dm_utils.engine.study import Study
 from dm_utils.lab import weights_path
@@ -220,7 +221,7 @@ def test_a_chapter_runs_on_your_model_saes_and_text(tmp_path: Path, texts, monke
     shutil.copytree(MODEL, tmp_path / "my-model")
     monkeypatch.setenv("DM_STORE", str(tmp_path / "store"))
     monkeypatch.chdir(ROOT)  # the checkout that holds the working directory is the one that runs
-    monkeypatch.setattr("dm_utils.book.layout.Layout.build", property(lambda _: tmp_path / "build"))
+    monkeypatch.setattr(Layout, "build", property(lambda _: tmp_path / "build"))
     chosen = {"model": tmp_path / "my-model", "releases": tmp_path / "saes", "dataset": texts, "n_contexts": 24}
     words = [word for name, value in chosen.items() for word in ("-p", name, str(value))]
     done = CliRunner().invoke(app, ["chapter", "03_notation", *words])

@@ -95,7 +95,7 @@ def test_nan_is_refused(store):
 
 
 def test_a_failed_write_leaves_nothing(store, monkeypatch, tmp_path):
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_atomic(tmp_path / "x.json", b"{}")
     assert list(tmp_path.iterdir()) == []

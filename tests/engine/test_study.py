@@ -5,9 +5,11 @@ import threading
 import numpy as np
 import pytest
 import torch
+from stores import READ, sharing
 
 import dm_utils as dm
 from dm_utils.base.errors import ParameterError
+from dm_utils.engine import study as engine_study
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
 from dm_utils.maths.encoding import encode
@@ -78,7 +80,7 @@ def test_token_scalars_and_parts_agree(study, ref):
 def test_a_second_study_reads_what_the_first_kept(study, ref, monkeypatch):
     first = study.measure([ref])
     other = Study(study.profile, study.store)
-    monkeypatch.setattr(other, "_decompose", lambda _: pytest.fail("measured again"))
+    monkeypatch.setattr(other, "load_sae", lambda _: pytest.fail("measured again"))
     assert other.measure([ref]).equals(first)
 
 
@@ -112,12 +114,12 @@ def test_selection(study):
         study.saes(layer=0, component="att")
 
 
-def test_nan_in_a_reconstruction_names_the_site_and_the_tokens(study, ref, monkeypatch):
-    broken = study.load_sae(ref)
+def test_nan_in_a_reconstruction_names_the_site_and_the_tokens(study, ref, tmp_path, monkeypatch):
+    other, broken = Study(study.profile, sharing(study.store, tmp_path, *READ)), study.load_sae(ref)
     broken.b_dec[3] = float("nan")
-    monkeypatch.setattr(study, "load_sae", lambda _: broken)
+    monkeypatch.setattr(other, "load_sae", lambda _: broken)
     with pytest.raises(ValueError, match=rf"{ref.id}, tokens 0 to .*NaN or Inf"):
-        study._decompose(ref, study.load_sae)
+        other.measure([ref])
 
 
 def test_out_of_memory_halves_the_block_and_the_numbers_stay(study, ref, tmp_path, monkeypatch):
@@ -128,8 +130,8 @@ def test_out_of_memory_halves_the_block_and_the_numbers_stay(study, ref, tmp_pat
             raise torch.OutOfMemoryError("CUDA out of memory")
         return encode(sae, x)
 
-    monkeypatch.setattr("dm_utils.engine.study.encode", small)
-    other = Study(study.profile.with_overrides(block=4096), Store(tmp_path))
+    monkeypatch.setattr(engine_study, "encode", small)
+    other = Study(study.profile.with_overrides(block=4096), sharing(study.store, tmp_path, *READ))
     found = other.measure([ref])
     assert other.site().design.block == 512
     for metric in ("fvu", "fvu_nonlinear", "r2_error_norm", "l0"):
@@ -141,7 +143,7 @@ def test_a_dead_decoder_is_measured(study, ref, tmp_path, monkeypatch, bias):
     dead = study.load_sae(ref)
     dead.W_dec.zero_()
     dead.b_dec.fill_(bias)
-    other = Study(study.profile, Store(tmp_path))
+    other = Study(study.profile, sharing(study.store, tmp_path, *READ))
     monkeypatch.setattr(other, "load_sae", lambda _: dead)
     row = other.measure([ref]).iloc[0]
     assert row.r2_error_vector == pytest.approx(1, abs=1e-5), "the error is x, moved"
@@ -175,18 +177,23 @@ def test_the_released_protocol_is_computed_beside_the_texts_own(study, ref):
 
 def test_saes_are_loaded_one_ahead_and_the_numbers_are_those_of_each_alone(study, tmp_path, monkeypatch):
     refs = study.saes()[:3]
-    alone = Study(study.profile, Store(tmp_path / "alone"))
-    monkeypatch.setattr(alone, "_has_room", lambda _: False)
-    other, loaded, load = Study(study.profile, Store(tmp_path / "ahead")), [], study.load_sae
-    monkeypatch.setattr(other, "load_sae", lambda ref: loaded.append((ref, threading.current_thread())) or load(ref))
-    assert other.measure(refs).equals(alone.measure(refs))
-    assert [ref for ref, _ in loaded] == refs
-    assert [thread is threading.main_thread() for _, thread in loaded] == [True, False, False]
+    tables, threads, load = {}, {}, study.load_sae
+    for case, free in (("alone", 0), ("ahead", 10**12)):
+        monkeypatch.setattr(engine_study, "available", lambda _, free=free: free)
+        other, loaded = Study(study.profile, sharing(study.store, tmp_path / case, *READ)), []
+        monkeypatch.setattr(
+            other, "load_sae", lambda ref, loaded=loaded: loaded.append((ref, threading.current_thread())) or load(ref)
+        )
+        tables[case] = other.measure(refs)
+        assert [ref for ref, _ in loaded] == refs
+        threads[case] = [thread is threading.main_thread() for _, thread in loaded]
+    assert tables["ahead"].equals(tables["alone"])
+    assert threads == {"alone": [True, True, True], "ahead": [True, False, False]}
 
 
 def test_an_sae_that_cannot_be_read_stops_at_its_turn(study, tmp_path, monkeypatch):
     refs, load = study.saes()[:2], study.load_sae
-    other = Study(study.profile, Store(tmp_path))
+    other = Study(study.profile, sharing(study.store, tmp_path, *READ))
 
     def broken(ref):
         if ref == refs[1]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from caches import forget
 from safetensors.torch import load_file
 
 from dm_utils import lab
@@ -38,7 +39,7 @@ def held_out() -> np.ndarray:
 
 def test_evaluation_text_is_the_same_twice_without_duplicates_and_large_enough(held_out):
     first = lab.evaluation_text()
-    text._standard_library.cache_clear()
+    forget(text)
     assert lab.evaluation_text() == first
     assert len(set(first)) == len(first)
     assert held_out.size > 500_000
@@ -57,11 +58,13 @@ def test_training_text_shares_nothing_with_the_evaluation_text():
     assert held_out.isdisjoint(training)
 
 
-def test_a_backport_of_the_standard_library_is_left_out():
-    known = " ".join(f"word{i}" for i in range(40))
-    kept = "something else " * 20
-    copied = "Prefix. " + " ".join(known.split()[5:30]) + " and an ending"
-    assert list(text._without_overlap([copied, kept], [known])) == [kept]
+def test_a_backport_of_the_standard_library_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "evaluation_text", lambda: [" ".join(f"word{i}" for i in range(40))])
+    monkeypatch.setattr(text.sysconfig, "get_paths", lambda: {"purelib": str(tmp_path)})
+    shared = {n: " ".join(f"word{i}" for i in range(5, 5 + n)) for n in (15, 16, 25)}
+    for n, words in shared.items():
+        (tmp_path / f"backport{n}.py").write_text(f'"""Prefix {n}. {words} and an ending"""')
+    assert lab.training_text(workers=1) == [f"Prefix 15. {shared[15]} and an ending"]
 
 
 def test_docstrings_are_read_without_importing(tmp_path):
@@ -159,11 +162,13 @@ def test_sparse_topk_has_the_loss_and_gradients_of_saelens():
 
 
 def test_active_latents_fall_to_k_and_start_along_the_data(tmp_path):
+    from sae_lens import TopKTrainingSAEConfig
+
     x = np.random.default_rng(0).normal(3.0, 1.0, (600, 8)).astype(np.float16)
     np.save(tmp_path / "x.npy", x)
     recipe = replace(sae_training.SaeRecipe(), steps=20, batch_tokens=64, k_start=16)
     batches = activations.ActivationBatches(tmp_path / "x.npy", 64, 0)
-    sae = sae_training._new_sae(suite.SaeSpec("resid", 0, "topk", 32, 2), 8, recipe, "cpu")
+    sae = sparse_topk.SparseTopKTrainingSAE(TopKTrainingSAEConfig(d_in=8, d_sae=32, k=2, apply_b_dec_to_input=False))
     sae_training.start_from_data(sae, batches, recipe)
     assert [sae.k_at(step) for step in (0, 5, 10, 19)] == [16, 6, 2, 2]
     centred = torch.from_numpy(x).float() - batches.mean

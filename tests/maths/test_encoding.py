@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from caches import forget
 from test_encoder import lens_sae
 
 from dm_utils.maths import encoding
@@ -111,7 +112,7 @@ CANNOT = {
 
 @pytest.mark.parametrize("case", CANNOT)
 def test_what_cannot_be_certified_is_encoded_densely_and_that_is_said_once(case, caplog):
-    encoding._say.cache_clear()
+    forget(encoding)
     with torch.inference_mode(case == "inference mode"):
         sae = sparse_sae("jumprelu", **CANNOT[case])
     x = X.to(sae.W_enc.dtype)

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from caches import forget
 from careless import rounding_product, saturating_product, shifted_saturating_product, short_product
 from torch import Tensor
 
@@ -16,11 +17,11 @@ SIZES = [(133, 512), (517, 300), (2309, 40)]
 
 
 @pytest.fixture(autouse=True)
-def forget():
+def ask_the_machine_again():
     """What was found of one product is not believed of another."""
-    products._accumulates.cache_clear()
+    forget(products)
     yield
-    products._accumulates.cache_clear()
+    forget(products)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])

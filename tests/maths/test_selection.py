@@ -1,5 +1,7 @@
 """Pursuit's selection by a screen is the selection from every inner product."""
 
+import logging
+
 import pytest
 import torch
 
@@ -64,12 +66,11 @@ def test_where_no_inner_product_is_positive_nothing_is_chosen(precision: torch.d
     assert best[:3].tolist() == [-torch.inf] * 3 and float(best[3]) <= 0 and atom[:3].tolist() == [0, 0, 0]
 
 
-def test_too_many_in_question_are_read_densely():
+def test_too_many_in_question_are_read_densely(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(selection, "listed_products", None)  # which reads what a screen leaves in question
     units = torch.eye(512)[:, :256] + 1e-6
     r, none = torch.ones(4, 256), torch.zeros(4, 0, dtype=torch.int64)
-    selector = Selector(units, torch.bfloat16)
-    assert selector._screened(r, none, torch.bfloat16) is None
-    assert (selector.select(r, none)[1] < 256).all()
+    assert (Selector(units, torch.bfloat16).select(r, none)[1] < 256).all()
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.int8])
@@ -84,12 +85,13 @@ def test_where_products_do_not_accumulate_atoms_are_selected_densely(
     assert "do not keep their partial sums here: atoms are selected by a dense product" in caplog.text
 
 
-def test_few_residuals_and_float64_are_read_densely(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(selection, "_fastest", {})
-    r, units = residuals(2, n_token=300)
+def test_few_residuals_and_float64_are_read_densely_and_a_size_is_timed_once(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "dm_utils")
+    r, units = residuals(2, d=61, n_atom=1999, n_token=300)  # a size of which nothing is known yet
     none = torch.zeros(300, 0, dtype=torch.int64)
-    assert Selector(units)._decided(r[:20], none[:20]) is None
-    assert Selector(units.double())._decided(r.double(), none) is None
-    assert not selection._fastest
-    assert Selector(units)._decided(r, none) in (None, torch.bfloat16, torch.int8)
-    assert len(selection._fastest) == 1
+    Selector(units).select(r[:20], none[:20])
+    Selector(units.double()).select(r.double(), none)
+    assert "pursuit selects" not in caplog.text
+    for _ in range(2):
+        Selector(units).select(r, none)
+    assert caplog.text.count("pursuit selects among 1999 atoms on cpu by") == 1

@@ -137,19 +137,25 @@ def test_a_full_disk_is_noticed_before_the_download(hub, tmp_path):
     assert not [path for command, path, _ in hub.requests if command == "GET" and "resolve" in path]
 
 
+WITHOUT_ROOM = """
+import huggingface_hub
+def full(dry_run=False, **_):
+    if not dry_run:
+        raise {}
+    return []
+huggingface_hub.snapshot_download = full
+"""
+
+
 def test_no_room_in_memory_says_what_is_smaller(hub, tmp_path):
-    before = "import huggingface_hub as h\ndef full(**_): raise RuntimeError('CUDA out of memory. Tried 2 GiB')\n"
-    _, complaint = fetch(
-        hub, tmp_path, before=before + "hub._check_space = lambda *_: None\nh.snapshot_download = full"
-    )
+    before = WITHOUT_ROOM.format("RuntimeError('CUDA out of memory. Tried 2 GiB')")
+    _, complaint = fetch(hub, tmp_path, before=before)
     assert "does not fit into memory" in complaint and "dtype = 'bfloat16'" in complaint
 
 
 def test_a_disk_that_fills_up_meanwhile_is_the_same_message(hub, tmp_path):
-    before = "import huggingface_hub as h\ndef full(**_): raise OSError(28, 'No space left on device')\n"
-    _, complaint = fetch(
-        hub, tmp_path, before=before + "hub._check_space = lambda *_: None\nh.snapshot_download = full"
-    )
+    before = WITHOUT_ROOM.format("OSError(28, 'No space left on device')")
+    _, complaint = fetch(hub, tmp_path, before=before)
     assert "the disk is full" in complaint and "DM_STORE" in complaint
 
 

@@ -26,17 +26,19 @@ def test_logits_are_hugging_faces_own(architecture, tmp_path):
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
 def test_out_of_memory_halves_the_batch_and_says_so(tmp_path, monkeypatch, caplog, error):
-    bridge, sizes, forward = boot("llama", tmp_path), [], models._forward
+    bridge, sizes = boot("llama", tmp_path), []
     hooks = ["blocks.1.hook_resid_post"]
     whole = torch.cat([found[hooks[0]] for found in models.activations(bridge, TOKENS, hooks, 10)])
 
-    def small(model, tokens, names):
+    run = bridge.run_with_hooks
+
+    def small(tokens, **options):
         sizes.append(len(tokens))
         if len(tokens) > 3:
             raise error("CUDA out of memory. Tried to allocate 20 GiB")
-        return forward(model, tokens, names)
+        return run(tokens, **options)
 
-    monkeypatch.setattr(models, "_forward", small)
+    monkeypatch.setattr(bridge, "run_with_hooks", small)
     with caplog.at_level(logging.WARNING, "dm_utils"):
         found = torch.cat([found[hooks[0]] for found in models.activations(bridge, TOKENS, hooks, 8)])
     torch.testing.assert_close(found, whole)

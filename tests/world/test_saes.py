@@ -13,6 +13,7 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 import dm_utils.dictionaries.sparse_topk  # noqa: F401  (registers its architecture)
 from dm_utils.base.errors import ParameterError
+from dm_utils.maths import codes
 from dm_utils.maths.encoding import encode
 from dm_utils.world import saes
 from dm_utils.world.profiles import load_profile
@@ -69,7 +70,7 @@ def test_codes_are_the_active_latents(sae):
 
 def test_a_small_budget_of_pre_activations_changes_nothing(sae, monkeypatch):
     whole = encode(sae, X)
-    monkeypatch.setattr("dm_utils.maths.codes.PRE_ACTIVATIONS", 64 * 7)
+    monkeypatch.setattr(codes, "PRE_ACTIVATIONS", 64 * 7)
     pieces = encode(sae, X)
     assert torch.equal(whole.indices, pieces.indices)
     assert torch.equal(whole.offsets, pieces.offsets)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import SHARE, tidy, width_axis, with_interval
+from dm_utils.base.words import label
+from dm_utils.charts.marks import SHARE, dashes, tidy, width_axis, with_interval
 from dm_utils.charts.theme import COLORS, INK
 
 
@@ -40,12 +41,11 @@ def by_length(saes: pd.DataFrame, constants: pd.DataFrame) -> alt.ConcatChart:
     `saes` are rows of `lengths.shipped`, `constants` those of `findings.by_length`.
     """
     hue = alt.Color("steps:O", title="training steps", scale=alt.Scale(scheme="tableau10"))
+    dash = dashes("metric", [label("fvu"), label("fvu_nonlinear")], [[1, 0], [5, 4]])
     rows = tidy(saes, ["fvu", "fvu_nonlinear"], keep=["steps", "dead_fraction"])
     dead = alt.Tooltip("dead_fraction:Q", title="dead latents", format=".1%")
     tooltip = ["sae_id:N", "steps:O", "metric:N", alt.Tooltip("text:N", title="value"), dead]
-    base = alt.Chart(rows).encode(
-        x=width_axis(ticks=5), color=hue, strokeDash=alt.StrokeDash("metric:N", title=None), tooltip=tooltip
-    )
+    base = alt.Chart(rows).encode(x=width_axis(ticks=5), color=hue, strokeDash=dash, tooltip=tooltip)
     y = alt.Y("value:Q", title="FVU", scale=alt.Scale(zero=False))
     lines = with_interval(base, y, "line", point=alt.OverlayMarkDef(size=45)).properties(width=290, height=260)
     ends = ["steps", "dead_fraction", "constant", "constant_low", "constant_high"]

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import typer
 
+from dm_utils.base.errors import ParameterError
 from dm_utils.base.files import write_atomic
 from dm_utils.engine.breakdown import WidthFits, fit_study
 from dm_utils.engine.study import Study
@@ -83,15 +84,23 @@ def measured(studies: Mapping[int, Study], recipe: pipeline.LabRecipe) -> tuple[
     -------
     saes : one row per SAE, `sae_id, steps, tokens, d_sae, l0, dead_fraction`, FVU and FVU_nonlinear with intervals.
     constants : see `constants`; a length that lacks a width of the recipe's is left out, for its c would be another extrapolation.
+
+    Raises
+    ------
+    ParameterError : no other length has every width.
     """
     standard, refs = recipe.saes.steps, {steps: series(study) for steps, study in studies.items()}
     ends = [f"{metric}{end}" for metric in ("fvu", "fvu_nonlinear") for end in ("", "_low", "_high")]
+    widths = {steps: {ref.d_sae for ref in some} for steps, some in refs.items()}
+    whole = [steps for steps in studies if widths[steps] == widths[standard]]
+    if len(whole) < 2:
+        raise ParameterError(
+            "no length beside the recipe's has every width of it: let the command train them to the end"
+        )
     rows = [
         study.measure(refs[steps]).assign(steps=steps, tokens=steps * recipe.saes.batch_tokens)
         for steps, study in studies.items()
     ]
-    widths = {steps: {ref.d_sae for ref in some} for steps, some in refs.items()}
-    whole = [steps for steps in studies if widths[steps] == widths[standard]]
     saes = pd.concat(rows, ignore_index=True)[["sae_id", "steps", "tokens", "d_sae", "l0", "dead_fraction", *ends]]
     return saes.round(6), constants({steps: fit_study(studies[steps], refs[steps]) for steps in whole}, standard)
 
