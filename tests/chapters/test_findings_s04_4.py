@@ -49,7 +49,7 @@ def test_agreement_is_judged_against_one_half_and_chance(value, word):
 
 def test_sentences_read_the_pairs():
     said = findings.by_distance(pairs(), pairs(0.75, 0.5))
-    assert "1: 0.80 to 0.80, 2: 0.60 (intervals of ±0.010 or less)" in said
+    assert "1: 0.80, 2: 0.60 (intervals of ±0.010 or less)" in said
     assert "costs 0.050 to 0.100" in said
     assert "from width 1,024" in findings.learned(pairs(), around(0.5))
 

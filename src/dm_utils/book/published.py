@@ -82,7 +82,7 @@ def _shaped(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.fillna(dict.fromkeys(TEXT, ""))
 
 
-def export(tables: Path, profile: str, folder: Path = FOLDER, title: str | None = None) -> Path:
+def export(tables: Path, profile: str, folder: Path = FOLDER) -> Path:
     """Write the results of a folder of tables as one file under the name of a profile; return the file.
 
     What the notebooks beside the tables were given by papermill is recorded with them.
@@ -92,7 +92,7 @@ def export(tables: Path, profile: str, folder: Path = FOLDER, title: str | None 
         raise ParameterError(
             f"profile = {profile!r}: a published profile's name has letters, digits, '-', '_' and '.' only"
         )
-    known = title or (load_profile(profile).title if profile in profile_names() else profile)
+    title = load_profile(profile).title if profile in profile_names() else profile
     made = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "dm_utils": __version__,
@@ -100,7 +100,7 @@ def export(tables: Path, profile: str, folder: Path = FOLDER, title: str | None 
         "device": device_name(),
         "parameters": injected(tables.parent),
     }
-    header = {"format": FORMAT, "profile": profile, "title": known, "made": made}
+    header = {"format": FORMAT, "profile": profile, "title": title, "made": made}
     table = pa.Table.from_pandas(rows.assign(profile=profile), preserve_index=False)
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({HEADER: json.dumps(header).encode()}), buffer, compression="zstd")

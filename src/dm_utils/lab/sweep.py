@@ -39,12 +39,10 @@ def chosen(text: str, there: Iterable[str], what: str) -> list[str]:
     return names
 
 
-def work_through(
-    todo: Sequence[R], do: Callable[[R], Report], write: Callable[[dict[str, str]], None], desc: str = "runs"
-) -> None:
+def work_through(todo: Sequence[R], do: Callable[[R], Report], write: Callable[[dict[str, str]], None]) -> None:
     """Do runs one by one, and `write` the table anew after each, given what broke off by the run's id: others need not wait for it."""
     failed: dict[str, str] = {}
-    for run in tqdm(todo, desc=desc, unit="run"):
+    for run in tqdm(todo, desc="runs", unit="run"):
         try:
             row = do(run)
             tqdm.write(f"{run.id}: FVU {row['fvu']:.3f}, nonlinear {row['fvu_nonlinear']:.3f}")

@@ -193,10 +193,7 @@ def listed_products(
     token: Int[Tensor, " candidate"],
     latent: Int[Tensor, " candidate"],
 ) -> Float[Tensor, " candidate"]:
-    """y_t · row_j for listed pairs, tokens in order. No row is copied, so it costs what it reads.
-
-    Rows too many for a cache are read in their order, each once, and the tokens stay in it instead.
-    """
+    """y_t · row_j for listed pairs, tokens in order; no row is copied. Rows beyond a cache are read in order, once; tokens stay in it."""
     if rows.numel() <= CACHED:
         return _sampled(y, rows, token, latent)
     latent, order = torch.sort(latent)

@@ -37,10 +37,10 @@ def helps(table: pd.DataFrame, power: int = 2) -> str:
     return verdict(above(gain, 0) for gain in estimates(gain_of(table, "nonlinear", power), "decrease"))
 
 
-def beats(table: pd.DataFrame, other: str, power: int = 2) -> str:
-    """The nonlinear norm saves more than another second regressor: for each pair, its interval lies above the other's."""
-    own = gain_of(table, "nonlinear", power)
-    others = gain_of(table, other, power).loc[own.index]
+def beats(table: pd.DataFrame, other: str) -> str:
+    """The squared nonlinear norm saves more than another second regressor: for each pair, its interval lies above the other's."""
+    own = gain_of(table, "nonlinear")
+    others = gain_of(table, other).loc[own.index]
     return apart(estimates(own, "decrease"), estimates(others, "decrease"))
 
 

@@ -135,10 +135,6 @@ def claims(table: pd.DataFrame, trained: pd.DataFrame, curves: pd.DataFrame) -> 
     left = [at_rank(curves, width, rank, "fvu").value for width in widths]
     every = everything(table, trained)
     most = [rows["removed_nonlinear"].max() for _, rows in by_sae(adding_nothing(every))]
-    found, freed = pairs(trained), "no such dictionary ships for these SAEs"
-    if len(found):
-        ends = [f"{span(found[f'{when}fvu_nonlinear'], '.3f')} {words}" for when, words in TWIN_WORDS]
-        freed = f"FVU nonlinear {ends[0]}, {ends[1]}"
     here = f"FVU {span(left, '.3f')}"
     rows = [
         (
@@ -159,7 +155,7 @@ def claims(table: pd.DataFrame, trained: pd.DataFrame, curves: pd.DataFrame) -> 
         ),
         (
             "Trained with a channel, an SAE leaves less nonlinear error",
-            freed,
+            beside_twin(trained),
             verdict(lowers(trained, "fvu_nonlinear")),
         ),
         (
@@ -175,6 +171,15 @@ def claims(table: pd.DataFrame, trained: pd.DataFrame, curves: pd.DataFrame) -> 
         ("… and trained with the SAE", "less FVU, and less nonlinear error", architecture(trained)),
     ]
     return pd.DataFrame(rows, columns=["Question", "This run", "Verdict"])
+
+
+def beside_twin(trained: pd.DataFrame) -> str:
+    """The nonlinear error of dictionaries with a channel and of their twins without; says so where none ships."""
+    found = pairs(trained)
+    if found.empty:
+        return "no such dictionary ships for these SAEs"
+    ends = [f"{span(found[f'{when}fvu_nonlinear'], '.3f')} {words}" for when, words in TWIN_WORDS]
+    return f"FVU nonlinear {ends[0]}, {ends[1]}"
 
 
 def everything(table: pd.DataFrame, trained: pd.DataFrame) -> pd.DataFrame:

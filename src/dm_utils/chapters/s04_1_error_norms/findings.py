@@ -5,8 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from dm_utils.base.verdicts import Interval, above, higher, verdict, within
-from dm_utils.base.words import how_many
-from dm_utils.base.words import span as reach
+from dm_utils.base.words import how_many, span
 from dm_utils.engine.suite import steps
 from dm_utils.engine.token_identity import BEYOND, TOKEN, TOKENS, X
 from dm_utils.maths.resampling import Estimate
@@ -59,30 +58,31 @@ def claims(
     r2 = estimates(layers, R2)
     first, last = r2[0], r2[-1]
     inside = [value for value, chosen in zip(r2, middle(layers, n_layers), strict=True) if chosen]
+    between = span(r.value for r in inside) if inside else "no SAE"
     identity = estimates(layers, IDENTITY)
     wider, denser = steps(main, R2, "d_sae", "near_l0"), steps(main, R2, "near_l0", "d_sae")
     ahead = [higher(x, token) for x, token in zip(r2, identity, strict=True)]
     rows = [
         (
             f"R² is {every.low:g} to {every.high:g}, for every width, L0 and layer",
-            f"{span(saes)} over {len(saes)} SAEs",
+            f"{span(r.value for r in saes)} over {len(saes)} SAEs",
             verdict(within(value, every.low, every.high) for value in saes),
         ),
         ("Wider SAEs are less predictable", str(wider), wider.falling),
         ("Sparser SAEs are less predictable", f"R² {denser} towards a higher L0", denser.rising),
         (
             "Fig. 3: low in the first layers",
-            f"{first} in the first; {span(inside)} in the middle half",
+            f"{first} in the first; {between} in the middle half",
             verdict(higher(value, first) for value in inside),
         ),
         (
             f"Fig. 3: a plateau at {plateau.low:g} to {plateau.high:g}",
-            f"{span(inside)} in the middle half",
+            f"{between} in the middle half",
             verdict(within(value, plateau.low, plateau.high) for value in inside),
         ),
         (
             "Fig. 3: a steep drop in the last layers",
-            f"{last} in the last; {span(inside)} in the middle half",
+            f"{last} in the last; {between} in the middle half",
             verdict(higher(value, last) for value in inside),
         ),
         (
@@ -92,14 +92,6 @@ def claims(
         ),
     ]
     return pd.DataFrame(rows, columns=["The paper, on Gemma 2 and Llama", "This run", "Verdict"])
-
-
-def span(values: list[Estimate]) -> str:
-    """The least and the largest of several values."""
-    numbers = [value.value for value in values]
-    if not numbers:
-        return "no SAE"
-    return f"{min(numbers):.2f} to {max(numbers):.2f}"
 
 
 def identity_wins(by_layer: pd.DataFrame) -> str:
@@ -127,9 +119,9 @@ def beyond_tokens(table: pd.DataFrame) -> str:
         wins = sorted(layer for layer, mean, x in pairs if higher(mean, x))
         ahead = f"at {layers_in_words(wins)}" if wins else "at no layer"
         said.append(
-            f"Of the squared error norm, {words} explain{'s' * (name == TOKEN)} $R^2$ = {reach(alone['r2_norm'])} over "
+            f"Of the squared error norm, {words} explain{'s' * (name == TOKEN)} $R^2$ = {span(alone['r2_norm'])} over "
             f"{len(alone)} layers, {ahead} more than the activation. Of what is left then, the activation explains "
-            f"{reach(both['beyond_norm'])}, more than nothing at {how_many(adds, len(both))} of the layers."
+            f"{span(both['beyond_norm'])}, more than nothing at {how_many(adds, len(both))} of the layers."
         )
     return "\n\n".join(said)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dm_utils.base.verdicts import DIFFERS, HOLDS, PARTLY, UNTESTABLE, above, higher, verdict
+from dm_utils.base.words import span
 from dm_utils.maths.resampling import Estimate
 from dm_utils.maths.tables import estimates
 
@@ -24,11 +25,6 @@ def by_distance(main: pd.DataFrame, scalar: pd.DataFrame) -> str:
         f"the intercept out costs {cost.min():.3f} to {cost.max():.3f}. The scalars of Eq. 13 are {scalar['slope'].min():.2f} "
         f"to {scalar['slope'].max():.2f}: a larger SAE makes the same error, somewhat smaller."
     )
-
-
-def span(values: pd.Series) -> str:
-    """One value, or the least and the largest of several."""
-    return f"{values.min():.2f}" if len(values) == 1 else f"{values.min():.2f} to {values.max():.2f}"
 
 
 def half_width(pairs: pd.DataFrame) -> float:

@@ -7,28 +7,30 @@ from collections.abc import Mapping
 import altair as alt
 import pandas as pd
 
-from dm_utils.charts.marks import SHARE, WIDE, chooser, dashes, sae_tooltip, texts, width_axis, with_interval
+from dm_utils.base.words import label
+from dm_utils.charts.marks import (
+    SHARE,
+    WIDE,
+    chooser,
+    dashes,
+    named_colors,
+    sae_tooltip,
+    texts,
+    tidy,
+    width_axis,
+    with_interval,
+)
 from dm_utils.charts.theme import COLORS
 
 
 def encoders(table: pd.DataFrame) -> alt.LayerChart:
     """Draw FVU and FVU_nonlinear against width under each encoder (column ``encoder``), with 95 % intervals."""
-    parts = {"fvu": "FVU", "fvu_nonlinear": "FVU nonlinear"}
-    rows = []
-    for name, words in parts.items():
-        values = {"value": table[name], "low": table[f"{name}_low"], "high": table[f"{name}_high"]}
-        about = table[["sae_id", "d_sae", "l0", "layer", "architecture", "encoder"]]
-        rows.append(about.assign(**values, metric=words))
-    data = pd.concat(rows, ignore_index=True)
-    data = data.assign(text=texts(data, "value", "low", "high")).round({"value": 5, "low": 5, "high": 5, "l0": 2})
+    parts = ["fvu", "fvu_nonlinear"]
     order = list(dict.fromkeys(table["encoder"]))
-    hue = alt.Color(
-        "metric:N",
-        title=None,
-        scale=alt.Scale(domain=list(parts.values()), range=[COLORS["error"], COLORS["nonlinear"]]),
-    )
+    hue = alt.Color("metric:N", title=None, scale=named_colors([label(part) for part in parts], ["error", "nonlinear"]))
     dash = dashes("encoder", order, [[1, 0], [2, 3], [7, 4]])
     tooltip = [alt.Tooltip("metric:N"), alt.Tooltip("encoder:N"), *sae_tooltip("value")]
+    data = tidy(table, parts, keep=["encoder"])
     base = alt.Chart(data).encode(x=width_axis(), color=hue, strokeDash=dash, tooltip=tooltip)
     y_axis = alt.Y("value:Q", title="fraction of variance unexplained", scale=alt.Scale(zero=True))
     chart = with_interval(base, y_axis, "line", point=alt.OverlayMarkDef(size=60))

@@ -144,11 +144,11 @@ def ahead(first: Rows, second: Rows, on: Sequence[str] = SITE) -> Rule:
     return Rule(max(first.chapter, second.chapter), rule)
 
 
-def close(first: Rows, second: Rows, tolerance: float, on: Sequence[str] = SITE) -> Rule:
+def close(first: Rows, second: Rows, tolerance: float) -> Rule:
     """For every SAE, two quantities differ by at most `tolerance`."""
 
     def rule(table: pd.DataFrame) -> Verdict:
-        pairs = _pairs(first, second, on, table)
+        pairs = _pairs(first, second, SITE, table)
         return judged(((pairs["value"] - pairs["value_other"]).abs() <= tolerance).tolist(), _difference(pairs))
 
     return Rule(max(first.chapter, second.chapter), rule)
