@@ -168,7 +168,8 @@ def stand_in(x: Tensor, width: int, l0: int) -> Any:
     sae.W_enc.copy_(sae.W_dec.T)
     sae.b_dec.copy_(mean)
     sae.b_enc.zero_()
-    sae.threshold.fill_(float(torch.topk((few - mean) @ sae.W_enc, l0, dim=1).values[:, -1].median()))
+    last = torch.topk((few - mean) @ sae.W_enc, l0, dim=1).values[:, -1]
+    sae.threshold.fill_(float(last.quantile(0.5)))  # between two values: none stands at the threshold
     made = saes.reconstruct(sae, few) - mean
     scale = (made * (few - mean)).sum() / made.square().sum().clamp_min(1e-12)
     sae.W_dec.mul_(scale)

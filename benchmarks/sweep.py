@@ -199,7 +199,7 @@ def gemma_case(widths: list[int], n_tokens: int, d: int = 2304, l0: int = 60) ->
         suite.append(sae.eval().requires_grad_(False))
     for sae in suite:
         pre = x[:512] @ sae.W_enc
-        sae.threshold.data.fill_(float(torch.topk(pre, l0, dim=1).values[:, -1].median()))
+        sae.threshold.data.fill_(float(torch.topk(pre, l0, dim=1).values[:, -1].quantile(0.5)))  # between two values
     split = Split.random(torch.arange(n_tokens) * 32 // n_tokens)
     names = ", ".join(f"{width:,}" for width in widths)
     return f"Gemma 2 2B size: d {d}, widths {names}, {n_tokens} tokens", x, split, suite
