@@ -44,7 +44,7 @@ test: $(READY)  ## Check style and types, run the tests in WORKERS=2 processes o
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --numprocesses $(WORKERS) $(ARGS)
 
-test-slow: $(READY)  ## Run the tests that take minutes each: chapters in a real JupyterLab
+test-slow: $(READY)  ## Run the tests that take a minute or more each: most are chapters in a real JupyterLab
 	$(BIN)/python -m pytest -ra -m slow $(ARGS)
 
 test-machines: $(READY)  ## The suite as other machines run it: older instructions, 1, 2 and 4 threads, random order (hours)
