@@ -39,13 +39,14 @@ jupyter: $(READY)  ## Open the chapters in JupyterLab, on this environment's ker
 chapter: $(READY)  ## Run one chapter: make chapter NB=04_2_error_vectors PROFILE=lab ARGS="-p layer 2"
 	$(BIN)/dm chapter $(NB) --profile $(PROFILE) $(ARGS)
 
+# Compiled code is kept, even where the environment says not to: tests start dozens of processes, and each would compile again.
 test: $(READY)  ## Check style and types, run the tests in WORKERS=2 processes of one thread each
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --numprocesses $(WORKERS) $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --numprocesses $(WORKERS) $(ARGS)
 
-test-slow: $(READY)  ## Run the tests that take minutes each: chapters in a real JupyterLab
+test-slow: $(READY)  ## Run the tests that take a minute or more each: most are chapters in a real JupyterLab
 	$(BIN)/python -m pytest -ra -m slow $(ARGS)
 
 test-machines: $(READY)  ## The suite as other machines run it: older instructions, 1, 2 and 4 threads, random order (an hour or two)

@@ -74,12 +74,12 @@ def model_repository(name):
     return Repository(files | {"README.md": b"A tiny random checkpoint."})
 
 
-def pile_repository():
+def pile_repository(documents=None):
     """The Pile's layout: compressed JSON lines under train/."""
     import zstandard
 
     pack = zstandard.ZstdCompressor().compress
-    rows = [json.dumps({"text": text, "meta": {"pile_set_name": "Docs"}}) + "\n" for text in texts()]
+    rows = [json.dumps({"text": text, "meta": {"pile_set_name": "Docs"}}) + "\n" for text in documents or texts()]
     parts = {f"train/{i:02}.jsonl.zst": pack("".join(rows[i::2]).encode()) for i in range(2)}
     return Repository(
         parts

@@ -1,6 +1,7 @@
 """Chapters on the big profiles' miniature, loaded from a hub on this machine by the real loaders.
 
-By default a few chapters run for each profile; `pytest -m matrix` runs every chapter for every profile (tens of minutes).
+By default one chapter runs on Gemma's, and `make test-slow` runs one on GPT-2's; `pytest -m matrix` runs every chapter for
+every profile (tens of minutes).
 """
 
 import json

@@ -36,7 +36,7 @@ def test_a_planted_dictionary_is_learned_in_the_datas_own_units(name: str, tmp_p
     x, method = planted(), METHODS[name]
     torch.manual_seed(0)
     sae = method.new(16, 32, 2)
-    fit(sae, Activations(x, torch.randn(x.shape).half()), replace(PLAN, steps=300, batch=256), revive=method.revive)
+    fit(sae, Activations(x, torch.randn(x.shape).half()), replace(PLAN, steps=160, batch=512), revive=method.revive)
     sae.save_inference_model(tmp_path)
     saved = SAE.load_from_disk(tmp_path, dtype="float32").eval()
     calibrate(saved, x.float(), 2)

@@ -14,6 +14,7 @@ from hub import Fault, Hub, Repository
 from dm_utils.world import corpus, models
 from dm_utils.world.profiles import load_profile
 
+N_CONTEXTS = 350  # of documents from both files
 SCRIPT = """
 import hashlib, json, logging, sys, time
 import datasets.config
@@ -25,7 +26,7 @@ from dm_utils.engine.store import Store
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 hub.WAITS = (0.0, 0.0, 0.0)
 for overrides in json.loads(sys.argv[2]):
-    given = {"dataset": "monology/pile-uncopyrighted", "n_contexts": 1800} | overrides
+    given = {"dataset": "monology/pile-uncopyrighted", "n_contexts": N_CONTEXTS} | overrides
     profile = load_profile("lab", **given)
     try:
         key = {"text": corpus.identity(profile)}
@@ -37,8 +38,13 @@ for overrides in json.loads(sys.argv[2]):
 
 
 @pytest.fixture(scope="module")
-def pile():
-    return checkpoints.pile_repository()
+def documents():
+    return checkpoints.texts()[::8]
+
+
+@pytest.fixture(scope="module")
+def pile(documents):
+    return checkpoints.pile_repository(documents)
 
 
 @pytest.fixture
@@ -55,7 +61,8 @@ def hub(pile):
 
 def stream(hub, folder, *overrides, **environment):
     """Pack contexts in a process of its own, once for each set of overrides; return what it printed and logged."""
-    command = [sys.executable, "-c", SCRIPT, str(folder / "store"), json.dumps(overrides or [{}])]
+    script = SCRIPT.replace("N_CONTEXTS", str(N_CONTEXTS))
+    command = [sys.executable, "-c", script, str(folder / "store"), json.dumps(overrides or [{}])]
     environment = hub.environment(folder / "hf") | environment
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "Traceback" not in done.stderr, done.stderr
@@ -63,11 +70,13 @@ def stream(hub, folder, *overrides, **environment):
 
 
 @pytest.fixture(scope="module")
-def expected(pile):
+def expected(documents, pile):
     """What a stream without faults must print: the digest of the documents packed in the order of the shards."""
-    texts, profile = checkpoints.texts(), load_profile("lab")
-    packed = corpus.pack([*texts[::2], *texts[1::2]], models.load_tokenizer(profile), profile.ctx_len)
-    digest = hashlib.sha256(np.stack(list(islice(packed, 1800))).tobytes()).hexdigest()
+    profile = load_profile("lab")
+    tokenizer, shards = models.load_tokenizer(profile), (documents[::2], documents[1::2])
+    assert len(list(corpus.pack(shards[0], tokenizer, profile.ctx_len))) < N_CONTEXTS, "the second is read too"
+    packed = corpus.pack([*shards[0], *shards[1]], tokenizer, profile.ctx_len)
+    digest = hashlib.sha256(np.stack(list(islice(packed, N_CONTEXTS))).tobytes()).hexdigest()
     return f"{digest} monology/pile-uncopyrighted@{pile.commit}\n"
 
 
