@@ -153,3 +153,14 @@ def test_room_is_reserved_or_refused(tmp_path: Path, monkeypatch, fallocate: boo
     files.reserve(path, 4096)  # just enough
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         files.reserve(path, 4097)
+
+
+def test_a_write_that_fails_says_why_though_its_temporary_file_is_gone(tmp_path, monkeypatch):
+    def lost(temporary, path):
+        os.unlink(temporary)
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(files.os, "replace", lost)
+    with pytest.raises(PermissionError, match="not here"):
+        files.write_atomic(tmp_path / "a", b"x")
+    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from dm_utils.chapters.dictionaries import gradients, measure, rates, results, r
 from dm_utils.chapters.dictionaries.runs import Run, Workshop, headline
 from dm_utils.chapters.dictionaries.train import main
 from dm_utils.dictionaries.methods import METHODS
-from dm_utils.dictionaries.training import Plan
+from dm_utils.dictionaries.training import Activations, Plan
 from dm_utils.engine.splice import Spliced
 from dm_utils.engine.text_windows import WindowPlan
 from dm_utils.lab import activations, weights_path
@@ -177,3 +177,21 @@ def test_a_missing_model_comes_from_the_package(work) -> None:
     assert (work / "model" / "model.safetensors").read_bytes() == (
         weights_path() / "model" / "model.safetensors"
     ).read_bytes()
+
+
+def test_a_trial_depends_on_its_seed_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    training, held = Activations(torch.randn(600, 16, generator=generator)), torch.randn(400, 16, generator=generator)
+    found = []
+    for before, seed in ((1, 0), (2, 0), (2, 5)):
+        torch.manual_seed(before)
+        plan = Plan(steps=3, batch=64, warm_up=1, seed=seed)
+        found.append(rates.tried(METHODS["topk"], training, held, plan, 32, 4))
+    assert found[0] == found[1] != found[2]
+
+
+def test_what_depends_on_the_number_of_steps_is_a_share_of_it() -> None:
+    plan = rates.plan_of(512, 1000)
+    assert (plan.steps, plan.batch, plan.warm_up, plan.dead_after, plan.revive_every) == (1000, 512, 40, 150, 50)
+    short = rates.plan_of(512, 20)
+    assert (short.warm_up, short.dead_after, short.revive_every) == (1, 10, 5)

@@ -228,3 +228,9 @@ def test_the_lessons_name_the_same_layers_and_verdicts():
         "holds",
         "5 % 63% holds 44% differs",
     ]
+
+
+@pytest.mark.parametrize(("after", "word"), [(0.46, "holds"), (0.44, "differs")])
+def test_what_rescaling_takes_is_a_share_of_the_r2(after, word):
+    table = pd.DataFrame({"r2_error_vector": [0.5], "r2_error_vector_rescaled": [after]})
+    assert findings.only_shrinkage_refuted(table) == word

@@ -134,3 +134,27 @@ def test_rungs_stand_in_their_order_though_a_claim_lacks_the_first() -> None:
     shown = findings.table([first, last], PAPER)
     assert [name for name in shown.columns if name.startswith("d ")] == ["d 32", "d 64", "d 128"]
     assert shown["d 32"].iloc[0] == "–" and shown["d 64"].iloc[0] == str(first.rungs[64])
+
+
+def test_a_papers_range_is_written_with_what_counts_as_it() -> None:
+    question = QUESTIONS[0]
+    words = {key: SimpleNamespace(low=0.2, high=0.5) for key in PAPER}
+    assert findings.range_words(replace(question, about=0.0), words) == "0.200 to 0.500"
+    assert findings.range_words(replace(question, about=0.1), words) == "0.200 to 0.500 ± 0.100"
+    assert findings.range_words(question, {key: SimpleNamespace(low=0.5, high=0.5) for key in PAPER}) == "0.500"
+    for within, said in (((0.4, 1.0), "above 0.400"), ((0.0, 0.1), "below 0.100")):
+        assert findings.range_words(replace(question, paper="", within=within), words) == said
+
+
+def test_costs_are_shown_per_rung_in_minutes_and_seconds() -> None:
+    shown = findings.cost_table(experiment.costs({64: made(), 128: made(model_seconds=130)}, 256)).iloc[1]
+    shape = experiment.shape_of(128)
+    assert shown.to_dict() == {
+        "d": 128,
+        "parameters": shape.parameters,
+        "tokens": 10**6,
+        "minutes, model": "2",
+        "SAEs": 10,
+        "seconds per SAE": "10",
+        "nats per token": 4.0,
+    }

@@ -77,3 +77,8 @@ def test_each_claim_says_what_it_judged():
         "0.800 0.790 0.810",
         "0.900 0.890 0.910",
     ]
+
+
+@pytest.mark.parametrize(("value", "word"), [(0.011, PARTLY), (0.009, UNTESTABLE), (-0.011, DIFFERS), (0.511, HOLDS)])
+def test_contexts_agree_by_chance_with_a_correlation_of_zero(value, word):
+    assert verdicts(pairs(), contexts=value)["contexts"] == word

@@ -308,3 +308,14 @@ def test_only_dense_numbers_cannot_be_read() -> None:
     assert readable("channel").startswith("no") and readable("matryoshka_channel").startswith("no")
     assert {readable(repair) for repair in ("decoder", "boost", "kl", "pursuit")} == {"yes"}
     assert name("sae_rank_4") == "map of Sae(x), rank 4"
+
+
+def test_fits_do_not_depend_on_the_blocks_that_the_tokens_come_in(dense) -> None:
+    """Nine blocks or one: every moment is a sum over all of them."""
+    blocks = closed_form.fit(Coded(dense.sae, Design(dense.design.x, dense.design.split, block=700)))
+    whole = closed_form.fit(dense)
+    for part in ("scale", "decoder", "bias"):
+        torch.testing.assert_close(getattr(blocks, part), getattr(whole, part), atol=1e-4, rtol=1e-4)
+    for part in ("of_x", "of_sae"):
+        one, other = (getattr(fits, part).of_rank(4) for fits in (blocks, whole))
+        torch.testing.assert_close(one.coef, other.coef, atol=1e-4, rtol=1e-4)

@@ -281,3 +281,7 @@ def test_only_dictionaries_with_a_channel_are_held_against_a_twin() -> None:
     assert findings.pairs(both)["repair"].tolist() == ["batchtopk_channel"]
     assert verdicts(trained=both)["architecture"] == HOLDS
     assert findings.everything(table(), both).index.is_unique
+    assert findings.together(both) == findings.together(pair())
+    at = QUESTIONS.index("trained")
+    words = [findings.claims(table(), trained, curves())["This run"].iloc[at] for trained in (both, pair())]
+    assert words[0] == words[1]

@@ -268,6 +268,11 @@ def test_a_trend_leaves_out_rows_without_its_columns_and_keeps_architectures_apa
 def test_an_l0_below_one_belongs_to_the_line_of_one() -> None:
     sizes = {"d_sae": [512.0, 1024.0], "l0": [0.3, 1.2]}
     assert rules.trend(M, "d_sae", True, ["l0_near"])(table((0.5, 0.46, 0.6), (0.4, 0.3, 0.45), **sizes)).word == HOLDS
+    apart = sizes | {"l0": [1.2, 2.2]}
+    assert (
+        rules.trend(M, "d_sae", True, ["l0_near"])(table((0.5, 0.46, 0.6), (0.4, 0.3, 0.45), **apart)).word
+        == UNTESTABLE
+    )
 
 
 def test_an_end_that_reaches_the_middle_is_not_below_it() -> None:

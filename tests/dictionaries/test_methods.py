@@ -269,3 +269,20 @@ def test_matching_pursuit_refits_what_an_oblique_atom_left() -> None:
     sae.W_dec.data = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
     # x = (1, 1): ⟨x, d_2⟩ = 1.4 is largest; what is left, (0.16, −0.12), has ⟨·, d_1⟩ = 0.16
     torch.testing.assert_close(sae.encode(torch.tensor([[1.0, 1.0]])), torch.tensor([[0.16, 1.4]]))
+
+
+@pytest.mark.parametrize("rescaled", [True, False])
+def test_without_any_gradient_the_choice_is_topks(rescaled: bool) -> None:
+    """Biases off zero and directions of unequal length: with gradients of zero, codes are those that the SAE has without them."""
+    generator = torch.Generator().manual_seed(0)
+    sae = gradient.new(6, 20, 3).train()
+    sae.cfg.rescale_acts_by_decoder_norm = rescaled
+    with torch.no_grad():
+        for name, value in sae.named_parameters():
+            value.copy_(torch.randn(value.shape, generator=generator) * (1 if name.startswith("W") else 0.5))
+        x = torch.randn(50, 6, generator=generator)
+        plain = sae.encode_with_hidden_pre(x)
+        sae.loss_gradients = torch.zeros_like(x)
+        given = sae.encode_with_hidden_pre(x)
+    for one, other in zip(given, plain, strict=True):
+        torch.testing.assert_close(one, other.to_dense() if other.is_sparse else other)

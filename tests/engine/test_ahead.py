@@ -83,3 +83,24 @@ def test_leaving_waits_for_what_was_begun():
         ahead.take("a")
         raise KeyError("the user's")
     assert threading.active_count() == before
+
+
+def test_no_two_items_are_loaded_ahead_at_a_time():
+    """One that was skipped while it loads is waited for: there is room for one more and not for two."""
+    running, most, release = [], [], threading.Event()
+
+    def load(item):
+        if threading.current_thread() is threading.main_thread():
+            return item
+        running.append(item)
+        most.append(len(running))
+        release.wait(5)
+        running.remove(item)
+        return item
+
+    with Ahead(load, "abcd") as ahead:
+        ahead.take("a")  # begins b
+        ahead.take("c")  # b is not wanted any more, and d may begin when it has ended
+        threading.Timer(0.2, release.set).start()
+        assert ahead.take("d") == "d"
+    assert max(most) == 1

@@ -184,3 +184,22 @@ def test_the_shipped_rungs_are_matched_in_their_ratios() -> None:
     main = l0[l0["l0_ratio"] == L0_SHARES[0]]
     for d, some in main.groupby("d"):
         assert set(some["width_ratio"]) == set(WIDTHS), d
+
+
+def test_every_question_is_answered_by_its_own_quantity_and_range() -> None:
+    """Three rungs that rise: towards a range above them, away from one below, and every question at the setting that is asked for."""
+    names = {question.quantity for question in QUESTIONS}
+    levels = {32: 0.2, 64: 0.3, 128: 0.4}
+    table = pd.concat(
+        [rows(level, level, level, d=d).assign(quantity=name) for d, level in levels.items() for name in names]
+    )
+    other = table.assign(l0_ratio=1 / 8, value=9.0, low=9.0, high=9.0)
+    for low, high, said in ((0.7, 0.8, TOWARDS), (0.0, 0.05, AWAY)):  # further off than any claim's "about"
+        paper = dict.fromkeys(VALUES, Estimate(low, low, high))
+        found = ladder.trends(pd.concat([table, other]), paper)
+        assert set(found) == {question.key for question in QUESTIONS}
+        for question in QUESTIONS:
+            answer, rungs = found[question.key]
+            assert [one.value for one in rungs.values()] == pytest.approx(list(levels.values()))
+            if question.paper:
+                assert answer == said, question.key

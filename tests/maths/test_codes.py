@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_encoder import lens_sae
+from test_encoder import CASES, lens_sae
 
-from dm_utils.maths.codes import dense_codes
+from dm_utils.maths.codes import decode, dense_codes
 
 
 def at_the_cut(architecture):
@@ -28,3 +28,11 @@ def test_a_latent_exactly_at_its_cut_is_not_active(architecture):
     assert codes.l0.tolist() == (hidden != 0).sum(1).tolist()
     assert codes.l0.tolist() == {"topk": [0, 3, 2], "jumprelu": [0, 2, 0], "standard": [0, 3, 2]}[architecture]
     assert sorted(codes.values.tolist()) == sorted(hidden[hidden != 0].tolist())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_active_rows_alone_give_the_saes_own_reconstruction(case):
+    sae = lens_sae(case.split()[0], **CASES[case])
+    x = torch.randn(40, 16, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(decode(sae, dense_codes(sae, x)), sae(x), rtol=1e-4, atol=1e-4)

@@ -183,3 +183,12 @@ def test_gaussian_vectors_pass_the_norm_test_once_their_mean_is_large() -> None:
 def test_bad_input_is_refused(call, message) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_moments_of_sparse_weights_are_those_of_the_dense_ones() -> None:
+    dense = torch.rand(200, 5, generator=torch.Generator().manual_seed(0)) * (torch.arange(1000).view(200, 5) % 3 > 0)
+    one, other = laws.empirical_moments(dense), laws.empirical_moments(dense.to_sparse())
+    for name, values in vars(one).items():
+        torch.testing.assert_close(vars(other)[name], values)
+        power = {"mean": 1, "second": 2, "third": 3, "fourth": 4}.get(name)
+        torch.testing.assert_close(values, (dense.double() ** power if power else (dense > 0).double()).mean(0))

@@ -1,6 +1,7 @@
 """What the generators promise: shapes, laws, seeds and what is planted."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,16 +16,26 @@ def cosines(dictionary: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "dictionary",
+    "make",
     [
-        synthetic.orthonormal_dictionary(10, 16),
-        synthetic.random_dictionary(100, 16),
-        synthetic.tilted_dictionary(100, 16, 0.2, "mixed"),
-        synthetic.clustered_dictionary(100, 16, 7, 0.5),
+        lambda: synthetic.orthonormal_dictionary(10, 16),
+        lambda: synthetic.random_dictionary(100, 16),
+        lambda: synthetic.tilted_dictionary(10, 16, 0.2, "mixed"),
+        lambda: synthetic.tilted_dictionary(100, 16, 0.2, "mixed"),
+        lambda: synthetic.clustered_dictionary(100, 16, 7, 0.5),
     ],
 )
-def test_dictionaries_have_unit_rows(dictionary: torch.Tensor) -> None:
+def test_dictionaries_have_unit_rows(make: Callable[[], torch.Tensor]) -> None:
+    dictionary = make()
     assert torch.allclose(dictionary.norm(dim=1), torch.ones(len(dictionary)), atol=1e-5)
+
+
+def test_mixed_signs_alternate_from_the_first_latent() -> None:
+    same, mixed = (synthetic.tilted_dictionary(6, 16, 0.3, signs) for signs in ("same", "mixed"))
+    common = (same - mixed)[1] / 2  # the part along the direction that all share
+    along = torch.nn.functional.normalize(common, dim=0)
+    assert torch.sign(same @ along).tolist() == [1.0] * 6
+    assert torch.sign(mixed @ along).tolist() == [1.0, -1.0] * 3
 
 
 def test_orthonormal_and_tilted_cosines_are_exact() -> None:
