@@ -308,6 +308,7 @@ def test_a_quantity_that_no_training_moves_has_no_scatter() -> None:
     alone = table((0.5, 0.4, 0.6), metric="fvu, seed 0").assign(chapter="lab_model")
     assert size.scatter(alone, pd.concat([rung, apart])) == {}
     near = apart.assign(width_ratio=4.0)
+    assert size.scatter(alone[:0], near) == {"r2": (pytest.approx(0.1), 2)}, "a book without the lab's seeds"
     assert size.scatter(alone, near) == {"r2": (pytest.approx(0.1), 2)}
 
 

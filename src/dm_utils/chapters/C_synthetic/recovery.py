@@ -34,7 +34,7 @@ class Recovery:
         """The cells of one masked fraction. Raises ``ValueError`` if the plan has no such fraction."""
         rows = torch.from_numpy((self.cells["masked"] == masked).to_numpy(copy=True))
         if not rows.any():
-            raise ValueError(f"masked = {masked}: this plan has {sorted(self.cells['masked'].unique())}.")
+            raise ValueError(f"masked = {masked}: this plan has {sorted(self.cells['masked'].unique().tolist())}.")
         return rows
 
     def table(self) -> pd.DataFrame:
