@@ -6,7 +6,6 @@ its middle: a value lies below a bound when its whole interval does. Rows withou
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -41,9 +40,7 @@ class Rows:
 
     def of(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows that are meant, in order, with `low` and `high` (the value itself where there is no interval)."""
-        chosen = (rows["chapter"] == self.chapter) & rows["metric"].map(
-            lambda name: bool(re.fullmatch(self.metric, name))
-        )
+        chosen = (rows["chapter"] == self.chapter) & rows["metric"].str.fullmatch(self.metric)
         chosen &= rows["figure"].fillna("").astype(str).str.startswith(self.figure)
         found = rows[chosen]
         found = found[self.only(found)] if self.only is not None and len(found) else found
