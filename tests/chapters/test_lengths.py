@@ -16,7 +16,7 @@ from dm_utils.chapters.s04_3_dark_matter import experiment, lengths
 from dm_utils.engine.breakdown import fit_study
 from dm_utils.engine.store import Store
 from dm_utils.engine.study import Study
-from dm_utils.lab import pipeline, suite, weights_path
+from dm_utils.lab import pipeline, read_manifest, suite, weights_path
 from dm_utils.maths.resampling import Estimate
 from dm_utils.world.profiles import load_profile
 
@@ -125,3 +125,18 @@ def test_a_folder_knows_which_lengths_have_saes(tmp_path):
     found = lengths.studies_of(tmp_path, 1600)
     assert list(found) == [7, 1600]
     assert [len(lengths.series(study)) for study in found.values()] == [1, 5]
+
+
+def test_the_shipped_tables_are_those_of_the_saes_that_ship():
+    saes, constants = lengths.shipped()
+    record = read_manifest()
+    steps, batch = (record["recipe"]["saes"][name] for name in ("steps", "batch_tokens"))
+    assert steps in set(constants["steps"]) and len(constants) > 1
+    assert (saes["tokens"] == saes["steps"] * batch).all()
+    for found in constants["steps"]:
+        assert sorted(saes.loc[saes["steps"] == found, "sae_id"]) == sorted(lengths.recipe_at(found).suite)
+    then = {report["id"]: report["fvu"] for report in record["saes"]}
+    own = saes[saes["steps"] == steps]
+    assert own["fvu"].to_numpy() == pytest.approx(own["sae_id"].map(then).to_numpy(), rel=0.05)  # on other tokens
+    for name in ("fvu", "fvu_nonlinear"):
+        assert saes[name].between(saes[f"{name}_low"], saes[f"{name}_high"]).all()
