@@ -39,7 +39,9 @@ def scatter(rows: pd.DataFrame, rung: pd.DataFrame) -> dict[str, tuple[float, in
     that is the lab.
     """
     said = SEEDS.of(rows)
-    headline = said.assign(quantity=said["metric"].str.replace(r", seed \d+$", "", regex=True), of=said["d_sae"].astype(str))
+    headline = said.assign(
+        quantity=said["metric"].str.replace(r", seed \d+$", "", regex=True), of=said["d_sae"].astype(str)
+    )
     series = rung["width_ratio"].fillna(0).astype(str)  # a quantity of a series of widths has none
     on_ladder = rung.assign(of=series + " " + rung["l0_ratio"].astype(str))
     columns = ["quantity", "of", "value"]
