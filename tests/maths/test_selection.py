@@ -67,10 +67,15 @@ def test_where_no_inner_product_is_positive_nothing_is_chosen(precision: torch.d
 
 
 def test_too_many_in_question_are_read_densely(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(selection, "listed_products", None)  # which reads what a screen leaves in question
+    listed, asked = (
+        selection.listed_products,
+        [],
+    )  # which reads the first atom of each, then what a screen leaves in question
+    monkeypatch.setattr(selection, "listed_products", lambda *given: asked.append(len(given[-1])) or listed(*given))
     units = torch.eye(512)[:, :256] + 1e-6
     r, none = torch.ones(4, 256), torch.zeros(4, 0, dtype=torch.int64)
     assert (Selector(units, torch.bfloat16).select(r, none)[1] < 256).all()
+    assert asked == [len(r)]
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.int8])
