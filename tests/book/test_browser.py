@@ -82,6 +82,16 @@ def page(demo: Visit) -> Page:
     return demo.page
 
 
+@pytest.fixture
+def untouched(demo: Visit) -> Page:
+    """The same, loaded again: as no other test has left it."""
+    demo.page.reload()
+    demo.page.wait_for_selector(".dm-strip-token")
+    demo.page.evaluate(f"document.querySelector({MANAGED!r}).parentElement.scrollIntoView()")
+    demo.page.wait_for_selector(".widget-slider")
+    return demo.page
+
+
 def chart(page: Page, number: str) -> str:
     """A selector for the chart with this figure number."""
     return f'.dm-chart[aria-label^="Figure {number}."]'
@@ -126,19 +136,19 @@ def test_every_chart_has_a_name_a_number_and_a_caption(demo: Visit) -> None:
     assert demo.page.locator(".dm-chart svg.marks").count() == 6
 
 
-def test_hostile_tokens_are_text_everywhere(demo: Visit) -> None:
-    assert demo.page.evaluate("window.HIT") is None
-    assert demo.page.locator("img[src=x], iframe[srcdoc]").count() == 0
-    cells = demo.page.locator(".dm-table td:first-child").all_text_contents()
-    strip = demo.page.locator(".dm-strip-token").all_text_contents()
-    options = demo.page.locator(".widget-dropdown option").all_text_contents()
-    sentence = demo.page.locator("p:has-text('Computed:')").text_content()
+def test_hostile_tokens_are_text_everywhere(untouched: Page) -> None:
+    assert untouched.evaluate("window.HIT") is None
+    assert untouched.locator("img[src=x], iframe[srcdoc]").count() == 0
+    cells = untouched.locator(".dm-table td:first-child").all_text_contents()
+    strip = untouched.locator(".dm-strip-token").all_text_contents()
+    options = untouched.locator(".widget-dropdown option").all_text_contents()
+    sentence = untouched.locator("p:has-text('Computed:')").text_content()
     for token in hostile_tokens():
         assert token in cells
         assert " ".join(visible(token).split()) in " ".join(sentence.split())
         assert token.replace("\t", "⇥") in strip
         assert token.replace(" ", "\xa0") in options  # ipywidgets shows spaces so
-    assert hostile_tokens()[0] in demo.page.locator("p.dm-caption").all_inner_texts()[-1]
+    assert hostile_tokens()[0] in untouched.locator("p.dm-caption").all_inner_texts()[-1]
 
 
 def test_no_embedded_json_holds_an_angle_bracket(site: str, demo: Visit) -> None:
@@ -172,15 +182,14 @@ def test_a_linked_slider_is_live_without_a_kernel(page: Page) -> None:
     page.wait_for_function("document.querySelector('.widget-text input[type=number]').value === '4'")
 
 
-def test_the_token_strip_walks_with_the_keyboard(page: Page) -> None:
-    page.wait_for_selector(".dm-strip-token")
-    page.locator(".dm-strip-tokens").focus()
+def test_the_token_strip_walks_with_the_keyboard(untouched: Page) -> None:
+    untouched.locator(".dm-strip-tokens").focus()
     for _ in range(2):
-        page.keyboard.press("ArrowRight")
-    assert "token 3:" in page.locator(".dm-strip-detail").inner_text()
-    assert page.locator(".dm-strip-token[aria-current]").count() == 1
-    page.keyboard.press("End")
-    assert f"token {len(hostile_tokens())}:" in page.locator(".dm-strip-detail").inner_text()
+        untouched.keyboard.press("ArrowRight")
+    assert "token 3:" in untouched.locator(".dm-strip-detail").inner_text()
+    assert untouched.locator(".dm-strip-token[aria-current]").count() == 1
+    untouched.keyboard.press("End")
+    assert f"token {len(hostile_tokens())}:" in untouched.locator(".dm-strip-detail").inner_text()
 
 
 def test_the_token_strip_follows_its_lists(page: Page) -> None:
