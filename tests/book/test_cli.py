@@ -39,8 +39,7 @@ def test_anything_else_says_how_to_write_it(words: list[str]) -> None:
         read_values(words)
 
 
-def test_an_unknown_chapter_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_an_unknown_chapter_lists_the_known_ones() -> None:
     result = RUN.invoke(app, ["chapter", "04_9_nothing"])
     assert result.exit_code == 1
     assert "04_9_nothing" in result.output and "04_2_error_vectors" in result.output

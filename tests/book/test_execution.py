@@ -127,5 +127,7 @@ def test_a_build_sweeps_what_dead_runs_left_and_nothing_else(tmp_path):
 def test_many_kernels_start_at_once_on_channels_of_their_own(tmp_path):
     names = [f"n{i}" for i in range(4)]
     layout = checkout(tmp_path, **dict.fromkeys(names, "1"))
+    before = os.getcwd()
     assert not build.execute_chapters(layout, {}, jobs=4)
+    assert os.getcwd() == before
     assert all(json.loads((layout.executed / f"{name}.json").read_text()) for name in names)

@@ -130,12 +130,15 @@ papermill_engines.register("dm", Engine)
 
 @contextlib.contextmanager
 def workers(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, Kernels]]:
-    """Threads that run notebooks, and their kernels: all of them end with an interruption (Ctrl-C, SIGTERM) or an error."""
+    """Threads that run notebooks, and their kernels: all of them end with an interruption (Ctrl-C, SIGTERM) or an error.
+
+    papermill changes the working directory of the whole process; threads that return to each other's leave it changed. It is put back.
+    """
     kernels, before = Kernels(), None
     if threading.current_thread() is threading.main_thread():
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with ThreadPoolExecutor(jobs) as pool:
+        with contextlib.chdir("."), ThreadPoolExecutor(jobs) as pool:
             try:
                 yield pool, kernels
             except BaseException:
