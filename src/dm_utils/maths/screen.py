@@ -169,9 +169,7 @@ class Screen:
         width = bits.shape[1]
         columns = width // self.group  # latents of one group lie `columns` apart
         best = bits.view(len(y), self.group, columns).amax(1)
-        cut = self._cut(best, less, dtype, k)
-        if reached is not None:
-            cut = torch.maximum(cut, self._reached(bits, best, reached, step, dtype))
+        cut = self._reached(bits, best, reached, step, dtype) if reached else self._cut(best, less, dtype, k)
         group = (best >= cut[:, None]).view(-1).nonzero().squeeze(1)
         if len(group) > most:
             return None
