@@ -129,20 +129,28 @@ def test_a_trained_dictionary_beats_a_random_one_and_the_encoder_loses_to_pursui
     assert fvu["trained"] < fvu["random"] < 1
 
 
-def test_the_four_parts_of_figure_1_lie_on_each_other():
-    rng, n_token, widths = torch.Generator().manual_seed(0), 4000, [512, 1024, 2048, 4096]
+WIDTHS = [512, 1024, 2048, 4096]
+
+
+def planted_norms(shares: list[float]) -> tuple[Design, torch.Tensor, torch.Tensor]:
+    """A design of 4,000 tokens, for each of `WIDTHS` a mean squared norm as a share of that of x [width, 1], and their noise [token]."""
+    rng, n_token = torch.Generator().manual_seed(0), 4000
     x = torch.randn(n_token, 6, generator=rng)
     design = Design(x, Split.random(torch.arange(n_token) // 100))
-    heights = torch.tensor([0.30, 0.25, 0.22, 0.20])[:, None] * x.square().sum(1).mean()
-    noise = 0.5 + torch.rand(n_token, generator=rng)
-    before = fit_widths(design, widths, heights * noise, 0.5 * heights[-1:] * noise.expand(4, -1), 100)
-    after = fit_widths(design, widths, 0.8 * heights * noise, 0.3 * heights[-1:] * noise.expand(4, -1), 100)
-    curves = pursuit_study.breakdown_with_encoder(before, after, widths).set_index(["part", "d_sae"])
+    heights = torch.tensor(shares)[:, None] * x.square().sum(1).mean()
+    return design, heights, 0.5 + torch.rand(n_token, generator=rng)
+
+
+def test_the_four_parts_of_figure_1_lie_on_each_other():
+    design, heights, noise = planted_norms([0.30, 0.25, 0.22, 0.20])
+    before = fit_widths(design, WIDTHS, heights * noise, 0.5 * heights[-1:] * noise.expand(4, -1), 100)
+    after = fit_widths(design, WIDTHS, 0.8 * heights * noise, 0.3 * heights[-1:] * noise.expand(4, -1), 100)
+    curves = pursuit_study.breakdown_with_encoder(before, after, WIDTHS).set_index(["part", "d_sae"])
     for lower, upper in (("nonlinear", "encoder"), ("encoder", "linear"), ("linear", "absent")):
         np.testing.assert_allclose(curves.loc[lower]["top"], curves.loc[upper]["bottom"], atol=1e-9)
     encoder = curves.loc["encoder"]
     np.testing.assert_allclose((encoder["top"] - encoder["bottom"]) / encoder["top"], 0.4, atol=1e-3)
-    worse = pursuit_study.breakdown_with_encoder(after, before, widths).set_index("part").loc["encoder"]
+    worse = pursuit_study.breakdown_with_encoder(after, before, WIDTHS).set_index("part").loc["encoder"]
     np.testing.assert_allclose(worse["top"], worse["bottom"])
 
 
@@ -241,13 +249,9 @@ def test_paired_norms_are_of_the_same_saes_under_both_encoders(study, refs):
 
 
 def test_the_fourth_part_lies_below_falling_curves_too():
-    rng, n_token, widths = torch.Generator().manual_seed(0), 4000, [512, 1024, 2048, 4096]
-    x = torch.randn(n_token, 6, generator=rng)
-    design = Design(x, Split.random(torch.arange(n_token) // 100))
-    heights = torch.tensor([0.40, 0.30, 0.24, 0.20])[:, None] * x.square().sum(1).mean()
-    noise = 0.5 + torch.rand(n_token, generator=rng)
-    before, after = (fit_widths(design, widths, heights * noise, s * heights * noise, 100) for s in (0.5, 0.3))
-    curves = pursuit_study.breakdown_with_encoder(before, after, widths, falling=True).set_index("part")
+    design, heights, noise = planted_norms([0.40, 0.30, 0.24, 0.20])
+    before, after = (fit_widths(design, WIDTHS, heights * noise, s * heights * noise, 100) for s in (0.5, 0.3))
+    curves = pursuit_study.breakdown_with_encoder(before, after, WIDTHS, falling=True).set_index("part")
     encoder, nonlinear = curves.loc["encoder"], curves.loc["nonlinear"]
     np.testing.assert_allclose(nonlinear["top"], encoder["bottom"])
     np.testing.assert_allclose(nonlinear["top"].to_numpy() / encoder["top"].to_numpy(), 0.6, atol=1e-2)

@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from dm_utils.world.sae_ref import SaeRef
 
 PARTS = ("linear", "nonlinear")
-OF_VECTORS = ("fvu", "fvu_nonlinear", "r2_error_norm", "r2_error_vector", "r2_x_norm", "norm_ratio", "cos_linear_x")
-METRICS = (*OF_VECTORS, *(f"r2_{part}_norm" for part in PARTS))
+METRICS = (
+    *("fvu", "fvu_nonlinear", "r2_error_norm", "r2_linear_norm", "r2_nonlinear_norm", "r2_error_vector", "r2_x_norm"),
+    *("norm_ratio", "cos_linear_x"),
+)
 SPLICED_CONTEXTS = 64
 
 
